@@ -1,0 +1,1 @@
+"""Written by the room's first commit."""
