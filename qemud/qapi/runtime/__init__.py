@@ -1,1 +1,1 @@
-"""Written by the room's first commit."""
+"""The small run-time of generated code: input checks, errors, events, the command table's row type."""
