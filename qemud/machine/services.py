@@ -1,0 +1,33 @@
+"""What a handler of commands is given: the parts of this process, by name.
+
+The daemon makes one `Services` and fills it as it starts; each room's handlers take what they need from it.  Parts of higher
+floors are typed by what this floor may know of them, and narrowed by the room that uses them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qemud.machine.vm import VirtualMachine
+    from qemud.qapi.runtime.events import EmitFunction
+
+
+class Services:
+    """The parts of the process; see the module.
+
+    `vm` is the machine, `tree` the composition tree, `chardevs` the character devices, `board` the built board (None until
+    the machine is initialised), `emit` sends an event to all clients, `request_quit` ends the process.
+    """
+
+    vm: VirtualMachine
+    tree: Any
+    chardevs: Any
+    board: Any = None
+    emit: EmitFunction
+    request_quit: Callable[[], None]
+    target: str = "riscv64"
+    name: str | None = None
+    uuid: str = "00000000-0000-0000-0000-000000000000"

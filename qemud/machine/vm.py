@@ -1,0 +1,238 @@
+"""The machine as the loop sees it: its run state, and what starts, stops, resets and ends it.
+
+`VirtualMachine` belongs to the event loop and owns the run state.  What happens in the machine thread is reached by its
+mailboxes; a guest that switches itself off or resets itself is halted on the spot, in the machine thread, and the loop is
+told (`request_shutdown`, `request_reset`, `guest_panicked` may be called from either thread).
+
+    vm = VirtualMachine(MachineThread(...), emit)
+    await vm.cont()          # RESUME
+    await vm.stop()          # STOP, and then nothing in the machine changes
+    await vm.reset(ShutdownCause.HOST_QMP_SYSTEM_RESET)
+
+Transitions are taken one at a time, in the order in which they were asked for; each emits its event before whoever asked is
+answered.
+
+Source of states, transitions and texts: QEMU 10.0, system/runstate.c and system/cpus.c.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from qemud._generated.events import run_state as events
+from qemud._generated.types.run_state import (
+    GuestPanicAction,
+    PanicAction,
+    RebootAction,
+    RunState,
+    ShutdownAction,
+    ShutdownCause,
+)
+from qemud.machine.clock import HostClock, VirtualClock
+from qemud.machine.memory import AddressSpace
+from qemud.qapi.runtime.errors import GenericError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
+    from qemud.machine.mailbox import Mailboxes
+    from qemud.machine.vcpu import Vcpu
+    from qemud.qapi.runtime.events import EmitFunction
+
+NEEDS_RESET = frozenset({RunState.INTERNAL_ERROR, RunState.SHUTDOWN})
+"""States that only a reset leads out of."""
+
+GUEST_CAUSES = frozenset({ShutdownCause.GUEST_SHUTDOWN, ShutdownCause.GUEST_RESET, ShutdownCause.GUEST_PANIC})
+"""Causes that the guest itself is behind."""
+
+
+class Executor(Protocol):
+    """What the machine needs of the machine thread; `MachineThread` is it."""
+
+    mailboxes: Mailboxes
+
+    def resume(self) -> None:
+        """Let the processors run. Machine thread only."""
+
+    def pause(self) -> None:
+        """Run no further instruction, also when called from a device's callback. Machine thread only."""
+
+
+class Actions:
+    """What a reset, a shutdown and a crash do: `-action`, `-no-reboot`, `-no-shutdown`, `set-action`."""
+
+    def __init__(self) -> None:
+        self.reboot = RebootAction.RESET
+        self.shutdown = ShutdownAction.POWEROFF
+        self.panic = PanicAction.SHUTDOWN
+
+    def set(
+        self,
+        reboot: RebootAction | None = None,
+        shutdown: ShutdownAction | None = None,
+        panic: PanicAction | None = None,
+    ) -> None:
+        """Change what is given, leave the rest."""
+        self.reboot = reboot or self.reboot
+        self.shutdown = shutdown or self.shutdown
+        self.panic = panic or self.panic
+
+
+class VirtualMachine:
+    """See the module.
+
+    `emit` sends an event to the clients; `end` ends the process with an exit status; `reset_devices` and `on_powerdown` are
+    set by whoever builds the machine: the first runs in the machine thread and puts everything into its state after power-on.
+    """
+
+    def __init__(self, executor: Executor, emit: EmitFunction, end: Callable[[int], None]) -> None:
+        self.executor = executor
+        self.mailboxes = executor.mailboxes
+        self.emit = emit
+        self.end = end
+        self.clock = VirtualClock()
+        self.host_clock = HostClock()
+        self.memory = AddressSpace()
+        self.vcpus: list[Vcpu] = []
+        self.actions = Actions()
+        self.state = RunState.PRELAUNCH
+        self.reset_devices: Callable[[], None] = lambda: None
+        self.on_powerdown: list[Callable[[], None]] = []
+        self._transitions = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ending = False
+
+    @property
+    def running(self) -> bool:
+        """Whether guest code runs."""
+        return self.state is RunState.RUNNING
+
+    # Transitions, from the loop.
+
+    async def stop(self, state: RunState = RunState.PAUSED) -> None:
+        """Stop in `state`; nothing happens when the guest is stopped already."""
+        async with self._transitions:
+            await self._stop(state)
+
+    async def cont(self) -> None:
+        """Start or resume the guest. Raises GenericError when it has to be reset first."""
+        async with self._transitions:
+            if self.state in NEEDS_RESET:
+                raise GenericError("Resetting the Virtual Machine is required")
+            if not self.running:
+                self.state = RunState.RUNNING
+                events.resume(self.emit)
+                await self.mailboxes.call(self._resume_in_machine)
+
+    async def reset(self, cause: ShutdownCause) -> None:
+        """Reset the machine, or shut it down where that is the action for a reset."""
+        if self.actions.reboot is RebootAction.SHUTDOWN:
+            await self.shutdown(cause)
+            return
+        async with self._transitions:
+            await self.mailboxes.call(self._reset_in_machine)
+            events.reset(self.emit, guest=cause in GUEST_CAUSES, reason=cause)
+            if self.running:
+                await self.mailboxes.call(self._resume_in_machine)
+            else:
+                self.state = RunState.PRELAUNCH
+
+    async def shutdown(self, cause: ShutdownCause, status: int = 0) -> None:
+        """Say that the machine is shut down, then end the process or keep the machine stopped, as the action is.
+
+        Only a guest and a reset leave the choice: a client's `quit` and a signal always end the process.
+        """
+        async with self._transitions:
+            if self._ending:
+                return
+            chosen = cause not in {ShutdownCause.HOST_QMP_QUIT, ShutdownCause.HOST_SIGNAL}
+            keep = chosen and self.actions.shutdown is ShutdownAction.PAUSE
+            self._ending = not keep
+            events.shutdown(self.emit, guest=cause in GUEST_CAUSES, reason=cause)
+            if keep:
+                await self._stop(RunState.SHUTDOWN)
+                return
+            await self.mailboxes.call(self._pause_in_machine)
+            if cause is ShutdownCause.GUEST_PANIC and self.actions.panic is PanicAction.EXIT_FAILURE:
+                status = 1
+            self.end(status)
+
+    async def powerdown(self) -> None:
+        """Press the power button."""
+        events.powerdown(self.emit)
+        for press in self.on_powerdown:
+            await self.mailboxes.call(press)
+
+    async def panic(self) -> None:
+        """Do what the action for a crash of the guest is."""
+        action = self.actions.panic
+        if action is PanicAction.NONE:
+            events.guest_panicked(self.emit, action=GuestPanicAction.RUN)
+            async with self._transitions:
+                if self.running:
+                    await self.mailboxes.call(self._resume_in_machine)
+            return
+        pauses = action is PanicAction.PAUSE or (
+            action is PanicAction.SHUTDOWN and self.actions.shutdown is ShutdownAction.PAUSE
+        )
+        events.guest_panicked(
+            self.emit, action=GuestPanicAction.PAUSE if pauses else GuestPanicAction.POWEROFF
+        )
+        await self.stop(RunState.GUEST_PANICKED)
+        if not pauses:
+            await self.shutdown(ShutdownCause.GUEST_PANIC)
+
+    # Requests, from a device in the machine thread or from the loop.
+
+    def request_reset(self, cause: ShutdownCause) -> None:
+        """Reset soon; from the machine thread the guest is halted at once."""
+        self._request(self.reset, cause)
+
+    def request_shutdown(self, cause: ShutdownCause, status: int = 0) -> None:
+        """Shut down soon; from the machine thread the guest is halted at once."""
+        self._request(self.shutdown, cause, status)
+
+    def guest_panicked(self) -> None:
+        """The guest reports a crash; from the machine thread it is halted at once."""
+        self._request(self.panic)
+
+    def internal_error(self) -> None:
+        """The engine cannot go on: stop in the state `internal-error`."""
+        self._request(self.stop, RunState.INTERNAL_ERROR)
+
+    def _request(self, transition: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
+        if self.mailboxes.on_machine_thread():
+            self._pause_in_machine()
+            self.mailboxes.send(self._begin, transition, *args)
+        else:
+            self._begin(transition, *args)
+
+    def _begin(self, transition: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
+        task = asyncio.get_running_loop().create_task(transition(*args))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _stop(self, state: RunState) -> None:
+        if self.running:
+            await self.mailboxes.call(self._pause_in_machine)
+            self.state = state
+            events.stop(self.emit)
+        elif state in NEEDS_RESET or state is RunState.GUEST_PANICKED:
+            # Asked for by a guest that was stopped meanwhile: the state must tell of it all the same.
+            self.state = state
+
+    # In the machine thread.
+
+    def _pause_in_machine(self) -> None:
+        self.executor.pause()
+        self.clock.stop()
+
+    def _resume_in_machine(self) -> None:
+        self.clock.start()
+        self.executor.resume()
+
+    def _reset_in_machine(self) -> None:
+        self._pause_in_machine()
+        self.reset_devices()
