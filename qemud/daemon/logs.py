@@ -1,0 +1,95 @@
+"""Logs: structlog, imported with the first record, since it takes longer than the rest of the start.
+
+On a terminal records are for people, in colour unless NO_COLOR is set; otherwise each is one JSON object on a line, or, where
+standard error is the journal (JOURNAL_STREAM), a line with its priority in front.  `-D FILE` takes the place of standard error.
+
+    log = Logger("monitor")
+    log.error("handler failed", command="stop")
+
+Messages of QEMU's command line and warnings that clients read (`PROG: text`) are not records: `report` writes them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, TextIO
+
+_JOURNAL_PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+
+
+class _Configuration:
+    """Where records go; changed once, by the command line."""
+
+    stream: TextIO | None = None
+    configured = False
+
+
+def program_name() -> str:
+    """How this program names itself in messages: the last part of its path."""
+    return os.path.basename(sys.argv[0]) or "qemud"
+
+
+def report(text: str) -> None:
+    """Write one message for whoever started the program, in QEMU's form."""
+    sys.stderr.write(f"{sys.argv[0]}: {text}\n")
+    sys.stderr.flush()
+
+
+def log_to(path: str) -> None:
+    """Write records to a file from now on. Raises OSError."""
+    _Configuration.stream = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  stays open
+
+
+class Logger:
+    """A named logger; makes structlog's on first use."""
+
+    __slots__ = ("_bound", "_name")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._bound: Any = None
+
+    def __getattr__(self, level: str) -> Any:
+        """Structlog's method for the level: `debug`, `info`, `warning`, `error`, `exception`."""
+        if self._bound is None:
+            self._bound = _make(self._name)
+        return getattr(self._bound, level)
+
+
+def _make(name: str) -> Any:
+    import structlog
+
+    if not _Configuration.configured:
+        _configure(structlog)
+        _Configuration.configured = True
+    return structlog.get_logger(room=name)
+
+
+def _configure(structlog: Any) -> None:
+    stream = _Configuration.stream or sys.stderr
+    shared = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if stream.isatty():
+        colors = "NO_COLOR" not in os.environ
+        tail = [structlog.dev.ConsoleRenderer(colors=colors)]
+    elif os.environ.get("JOURNAL_STREAM") and _Configuration.stream is None:
+        tail = [structlog.processors.format_exc_info, _journal_line]
+    else:
+        tail = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    structlog.configure(
+        processors=[*shared, *tail],
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _journal_line(_logger: Any, _method: str, event: dict[str, Any]) -> str:
+    """One line with its priority, as sd-daemon(3) has it; further lines of a traceback keep the priority."""
+    priority = _JOURNAL_PRIORITY.get(event.pop("level", "info"), 6)
+    event.pop("timestamp", None)
+    trace = event.pop("exception", "")
+    text = " ".join([event.pop("event", ""), *(f"{key}={value}" for key, value in event.items())])
+    return "\n".join(f"<{priority}>{line}" for line in [text, *trace.splitlines()])

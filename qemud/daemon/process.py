@@ -1,0 +1,115 @@
+"""Going to the background, and the pid file.
+
+`Daemonizer.fork` must be called while there is one thread and no event loop: it returns in the grandchild, detached from the
+terminal, while the first process waits.  `ready` lets the first process end with status 0; ending without it makes the first
+process end with status 1, after whatever was written to standard error.
+
+`PidFile` is locked for as long as the process lives: a second emulator with the same file is refused.
+
+Source: QEMU 10.0, os-posix.c and util/oslib-posix.c (qemu_write_pidfile).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+
+from qemud.qapi.runtime.errors import GenericError
+
+_READY = b"\0"
+
+
+class Daemonizer:
+    """One trip to the background."""
+
+    def __init__(self) -> None:
+        self._pipe = -1
+
+    def fork(self) -> None:
+        """Return in the process that stays; the one that was started waits for `ready` and ends."""
+        reader, writer = os.pipe()
+        if os.fork():
+            os.close(writer)
+            try:
+                status = 0 if os.read(reader, 1) == _READY else 1
+            except OSError:
+                status = 1
+            os._exit(status)
+        os.close(reader)
+        self._pipe = writer
+        os.setsid()
+        # A session leader could get a terminal again; its child cannot.
+        if os.fork():
+            os._exit(0)
+        os.umask(0o027)
+
+    def ready(self) -> None:
+        """Everything listens: leave the directory and the terminal, and let the first process end."""
+        if self._pipe < 0:
+            return
+        os.chdir("/")
+        null = os.open("/dev/null", os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        if null > 2:
+            os.close(null)
+        os.write(self._pipe, _READY)
+        os.close(self._pipe)
+        self._pipe = -1
+
+
+class PidFile:
+    """The file that holds this process's id while it lives."""
+
+    def __init__(self, path: str) -> None:
+        self.path = os.path.abspath(path)
+        self._fd = self._create(path)
+        self._owner = os.getpid()
+
+    def remove(self) -> None:
+        """Take the file away, unless this is a child of the process that made it."""
+        if self._fd >= 0 and self._owner == os.getpid():
+            try:
+                os.unlink(self.path)
+            except OSError:
+                # Somebody was faster; there is nothing left to take away.
+                return
+            finally:
+                os.close(self._fd)
+                self._fd = -1
+
+    @staticmethod
+    def _create(path: str) -> int:
+        while True:
+            try:
+                fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise GenericError(
+                    f"cannot create PID file: Could not create '{path}': {error.strerror}"
+                ) from None
+            try:
+                # struct flock of Linux: type, whence, start, length, pid.
+                fcntl.fcntl(fd, fcntl.F_SETLK, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+                same = os.stat(path).st_ino == os.fstat(fd).st_ino
+            except FileNotFoundError:
+                same = False
+            except OSError as error:
+                os.close(fd)
+                raise GenericError(
+                    f"cannot create PID file: Cannot lock pid file: {error.strerror}"
+                ) from None
+            if same:
+                break
+            # Between opening and locking, somebody else took the file away or made it anew.
+            os.close(fd)
+        try:
+            os.ftruncate(fd, 0)
+            os.write(fd, b"%d\n" % os.getpid())
+        except OSError as error:
+            os.unlink(path)
+            os.close(fd)
+            raise GenericError(
+                f"cannot create PID file: Failed to write pid file: {error.strerror}"
+            ) from None
+        return fd
