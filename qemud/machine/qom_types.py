@@ -1,0 +1,5 @@
+"""The QOM types of this room, as data: see `qemud.qom.types`.  No class is imported here."""
+
+from qemud.qom.types import TypeEntry
+
+TYPES: tuple[TypeEntry, ...] = ()

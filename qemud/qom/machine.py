@@ -1,0 +1,77 @@
+"""Machine: what every board is.
+
+A board derives from it, adds its devices in `build` and names the sysbus devices that a user may add.  It stands at
+`/machine` and has the containers that clients look into:
+
+    class VirtMachine(Machine, type_name="virt-machine", options=VirtMachineOptions):
+        def build(self) -> None:
+            plic = self.add_child("plic", SifivePlic(...))
+            plic.bring_up(self.machine, self.sysbus)
+
+Devices that `build` adds and does not bring up itself are brought up after it, in order, sysbus devices on the system bus.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from qemud.qom.device import Device, SysBusDevice, SystemBus
+from qemud.qom.object import Container, Object
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import msgspec
+
+    from qemud.qom.properties import Provenance
+
+
+class Machine(Object, type_name="machine", abstract=True):
+    """The board.  `machine` is the virtual machine it belongs to: memory, clock, mailboxes."""
+
+    on_machine_thread = True
+    dynamic_sysbus: ClassVar[frozenset[str]] = frozenset()
+    """Types of sysbus devices that `-device` may add."""
+
+    machine: Any = None
+
+    def __init__(
+        self, options: msgspec.Struct | None = None, *, provenance: Mapping[str, Provenance] | None = None
+    ) -> None:
+        super().__init__(options, provenance=provenance)
+        self.peripheral = self.add_child("peripheral", Container())
+        self.peripheral_anon = self.add_child("peripheral-anon", Container())
+        self.unattached = self.add_child("unattached", Container())
+        self.sysbus = self.unattached.add_child("sysbus", SystemBus("main-system-bus"))
+        self.anonymous_devices = 0
+        self.ready = False
+
+    def build(self) -> None:
+        """Add and wire the board's devices; on the machine thread, `machine` is set."""
+
+    def bring_up(self, machine: Any) -> None:
+        """Build the board.  What fails leaves no device realized."""
+        self.machine = machine
+        self.sysbus.realized = True
+        try:
+            self.build()
+            for child in self.children.values():
+                if isinstance(child, Device) and not child.realized:
+                    child.bring_up(machine, self.sysbus if isinstance(child, SysBusDevice) else None)
+        except BaseException:
+            self.take_down()
+            raise
+        self.in_use = True
+
+    def take_down(self) -> None:
+        """Unrealize all devices, the last first."""
+        self.in_use = False
+        for holder in (self.peripheral_anon, self.peripheral, self):
+            for child in reversed(tuple(holder.children.values())):
+                if isinstance(child, Device) and child.realized:
+                    child.take_down()
+
+    def can_hotplug(self, device: type[Device]) -> bool:
+        """Whether a device that sits on no bus may come and go while the machine exists."""
+        del device
+        return False
