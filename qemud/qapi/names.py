@@ -1,34 +1,46 @@
 """How names on the wire become names in Python.
 
-QAPI's names contain `-`, object types contain `.`, and either may be a Python keyword.  Every generator and the
-run-time go through these functions, so that a name is spelled the same everywhere.
+QAPI's names contain `-`, object types contain `.`, and either may be a Python keyword.  The front end, every generator and
+the run-time go through these functions, so that a name is spelled the same everywhere.  The front end refuses a schema in
+which two names of one scope come out the same.
 
     member, argument, command   chardev-add        → chardev_add       from → from_
     enumeration value           guest-reset        → GUEST_RESET       1-bit → _1_BIT
     branch of a union           virtio-rng-device  → VirtioRngDevice
+    event                       DEVICE_DELETED     → device_deleted
     schema module               run-state          → run_state
 """
 
 from __future__ import annotations
 
 import keyword
+import re
+
+_NOT_IN_IDENTIFIER = re.compile(r"[^A-Za-z0-9_]")
+# Keywords, and `self`, the first parameter of every handler; with `_` behind, so that no two names become one.
+_TAKEN = re.compile(rf"(?:{'|'.join([*keyword.kwlist, 'self'])})_*")
 
 
-def python_name(wire: str) -> str:
-    """The Python identifier for a member, argument or command.
+def _identifier(wire: str) -> str:
+    """`wire` with `_` for what Python has no room for.
 
     Downstream names (`__org.example_name`) lose their leading underscores, which Python would mangle.
     """
-    name = wire.lstrip("_").replace("-", "_").replace(".", "_")
-    if name[:1].isdigit():
-        name = f"_{name}"
-    return f"{name}_" if keyword.iskeyword(name) else name
+    name = _NOT_IN_IDENTIFIER.sub("_", wire).lstrip("_")
+    return f"_{name}" if not name or name[0].isdigit() else name
+
+
+def python_name(wire: str) -> str:
+    """The Python identifier for a member, argument or command."""
+    name = _identifier(wire)
+    return f"{name}_" if _TAKEN.fullmatch(name) else name
 
 
 def constant_name(wire: str) -> str:
     """The name of an enumeration's member."""
-    name = wire.lstrip("_").replace("-", "_").replace(".", "_").upper()
-    return f"_{name}" if name[:1].isdigit() else name
+    name = _identifier(wire).upper()
+    # `enum` keeps names such as `_1_` for itself.
+    return f"V{name}" if name.startswith("_") and name.endswith("_") else name
 
 
 def class_name(wire: str) -> str:
@@ -38,8 +50,13 @@ def class_name(wire: str) -> str:
 
 def camel_case(wire: str) -> str:
     """A value of an enumeration as a part of a class's name; capitals inside a word stay."""
-    words = wire.replace("-", " ").replace(".", " ").replace("_", " ").split()
+    words = _NOT_IN_IDENTIFIER.sub("_", wire).split("_")
     return "".join(word[:1].upper() + word[1:] for word in words)
+
+
+def event_function_name(wire: str) -> str:
+    """The name of the function that emits an event."""
+    return python_name(wire.lower())
 
 
 def module_name(wire: str) -> str:
