@@ -1,0 +1,212 @@
+"""The command line: from words to a `CommandLine` of the schema.
+
+    line = parse(["-machine", "virt", "-m", "256", "-S"])
+    line.m.size                       -> 268435456
+
+`OPTIONS` says for each option how its argument is written; what it means, its parameters and its help are the schema's
+(`qapi/options.json`), and a test holds the two to the same names.  Options whose parameters depend on what they name
+(`-device`, `-chardev`, …) stay text here and are read by the room they belong to, where `at` puts the option in front of what
+is wrong, as QEMU does.
+
+Source: QEMU 10.0, system/vl.c and qemu-options.hx.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from qemud._generated.types.options import CommandLine, MemoryOptions
+from qemud.daemon import qemuopts
+from qemud.daemon.qemuopts import HintedError
+from qemud.qapi.runtime.errors import GenericError, QmpError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MEBIBYTE = 1 << 20
+
+
+Warn: TypeAlias = "Callable[[str], None]"
+"""Takes the text of a warning."""
+
+
+class UsageError(Exception):
+    """What is wrong with the command line, as it is printed behind the program's name."""
+
+
+class Option(NamedTuple):
+    """How the argument of one option is written.
+
+    `read` turns it into a value and is given who takes warnings; None for an option without an argument.  `many` options
+    collect a list; `alias` is the option that this is another name for.
+    """
+
+    read: Callable[[str, Warn], Any] | None = None
+    many: bool = False
+    alias: str = ""
+
+
+def _opts(struct: str, implied: str | None = None) -> Callable[[str, Warn], Any]:
+    """A reader of older `key=value` syntax into a struct of the schema."""
+
+    def read(text: str, warn: Warn) -> Any:
+        from qemud.qapi.runtime.check import type_class
+        from qemud.qapi.runtime.keyval import parse_keyval_type
+
+        values = qemuopts.parse(text, implied=implied, warn=warn)
+        known = type_class(struct).__struct_encode_fields__
+        for name in values:
+            if name not in known:
+                raise GenericError(f"Invalid parameter '{name}'")
+        return parse_keyval_type(struct, values)
+
+    return read
+
+
+def _display(text: str, _warn: Warn) -> Any:
+    from qemud.qapi.runtime.keyval import parse_keyval, parse_keyval_type
+
+    return parse_keyval_type("DisplayOptions", parse_keyval(text, "type"))
+
+
+def _memory(text: str, warn: Warn) -> MemoryOptions:
+    values = qemuopts.parse(text, implied="size", warn=warn)
+    kinds: dict[str, Callable[[str, str], Any]] = {
+        "size": lambda name, value: qemuopts.size(name, value, default_suffix="M"),
+        "slots": qemuopts.number,
+        "maxmem": qemuopts.size,
+    }
+    return MemoryOptions(**qemuopts.convert(values, kinds))
+
+
+def _smp(text: str, warn: Warn) -> Any:
+    from qemud.qapi.runtime.keyval import parse_keyval_type
+
+    values = qemuopts.parse(text, implied="cpus", warn=warn)
+    try:
+        return parse_keyval_type("SmpOptions", values)
+    except QmpError as error:
+        # The machine's property `smp` is what is wrong, not the option, as QEMU sees it.
+        raise UsageError(str(error).replace("Parameter '", "Parameter 'smp.", 1)) from None
+
+
+def _global(text: str, warn: Warn) -> Any:
+    driver, dot, rest = text.partition(".")
+    name, equals, value = rest.partition("=")
+    if dot and equals and "=" not in driver and "," not in driver + name:
+        from qemud._generated.types.options import GlobalProperty
+
+        return GlobalProperty(driver=driver, property=name, value=value)
+    return _opts("GlobalProperty")(text, warn)
+
+
+def _uuid(text: str, _warn: Warn) -> str:
+    import uuid
+
+    try:
+        parsed = uuid.UUID(text)
+    except ValueError:
+        parsed = None
+    if parsed is None or len(text) != 36:
+        raise GenericError("failed to parse UUID string: wrong format")
+    return str(parsed)
+
+
+def _monitor(text: str, _warn: Warn) -> str:
+    if text != "none":
+        raise GenericError(f"the human monitor does not exist yet: '{text}' was given, 'none' was expected")
+    return text
+
+
+def _text(text: str, _warn: Warn) -> str:
+    return text
+
+
+FLAG = Option()
+TEXT = Option(_text)
+TEXTS = Option(_text, many=True)
+
+OPTIONS: dict[str, Option] = {
+    "help": FLAG,
+    "h": Option(alias="help"),
+    "version": FLAG,
+    "machine": TEXT,
+    "M": Option(_text, alias="machine"),
+    "accel": TEXTS,
+    "cpu": TEXT,
+    "smp": Option(_smp),
+    "m": Option(_memory),
+    "kernel": TEXT,
+    "initrd": TEXT,
+    "append": TEXT,
+    "bios": TEXT,
+    "dtb": TEXT,
+    "device": TEXTS,
+    "object": TEXTS,
+    "chardev": TEXTS,
+    "serial": TEXTS,
+    "monitor": Option(_monitor, many=True),
+    "mon": Option(_opts("MonitorOptions", "chardev"), many=True),
+    "qmp": TEXTS,
+    "qmp-pretty": TEXTS,
+    "display": Option(_display),
+    "nographic": FLAG,
+    "nodefaults": FLAG,
+    "no-user-config": FLAG,
+    "name": Option(_opts("NameOptions", "guest")),
+    "uuid": Option(_uuid),
+    "S": FLAG,
+    "no-reboot": FLAG,
+    "no-shutdown": FLAG,
+    "action": Option(_opts("ActionOptions")),
+    "pidfile": TEXT,
+    "daemonize": FLAG,
+    "global": Option(_global, many=True),
+    "d": TEXT,
+    "D": TEXT,
+}
+
+
+@contextmanager
+def at(option: str, text: str | None = None) -> Iterator[None]:
+    """Put `-option text: ` in front of an error that is raised inside."""
+    place = f"-{option}: " if text is None else f"-{option} {text}: "
+    try:
+        yield
+    except HintedError as error:
+        raise UsageError(f"{place}{error}\n{error.hint}") from None
+    except QmpError as error:
+        raise UsageError(f"{place}{error}") from None
+
+
+def parse(words: list[str], warn: Warn = lambda _text: None) -> CommandLine:
+    """Read all words behind the program's name. Raises UsageError; `warn` gets warnings."""
+    values: dict[str, Any] = {}
+    rest = iter(words)
+    for word in rest:
+        if len(word) < 2 or not word.startswith("-"):
+            raise UsageError(f"{word}: a disk image was given, which this machine cannot use")
+        name = word[2:] if word.startswith("--") else word[1:]
+        option = OPTIONS.get(name)
+        if option is None:
+            raise UsageError(f"{word}: invalid option")
+        target = option.alias or name
+        if option.read is None:
+            values[target] = True
+            continue
+        text = next(rest, None)
+        if text is None:
+            raise UsageError(f"{word}: requires an argument")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"-{name}: the argument is not valid UTF-8") from None
+        place = f"-{name} {text}: warning: "
+        with at(name, text):
+            value = option.read(text, lambda warning, place=place: warn(place + warning))
+        if option.many:
+            values.setdefault(target, []).append(value)
+        else:
+            values[target] = value
+    return CommandLine(**{name.replace("-", "_"): value for name, value in values.items()})

@@ -1,0 +1,138 @@
+"""The older of QEMU's two syntaxes for `key=value` options, which most options of the command line still have.
+
+    parse("guest=vm1,process=x", "-name")                      -> {"guest": "vm1", "process": "x"}
+    parse("stdio,id=c0,mux=on", "-chardev", implied="backend") -> {"backend": "stdio", "id": "c0", "mux": "on"}
+
+It differs from keyval, the newer one (`qemud.qapi.runtime.keyval`), in what it forgives: a later key replaces an earlier one
+silently, and a word without a value switches something on (`server`) or, with `no` before it, off (`nowait`), with a warning.
+Values are text; `convert` gives them the types of a struct, with this syntax's own error texts.
+
+Source: QEMU 10.0, util/qemu-option.c.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from qemud.qapi.runtime.errors import GenericError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
+_SUFFIXES = {"b": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60}
+
+IDENTIFIER_HINT = "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter."
+SIZE_HINT = (
+    "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively."
+)
+
+
+class HintedError(GenericError):
+    """An error with a hint for people, on lines of its own below the error."""
+
+    def __init__(self, text: str, hint: str) -> None:
+        super().__init__(text)
+        self.hint = hint
+
+
+def split(text: str) -> list[str]:
+    """Cut at commas; two commas stand for one within a part. An empty text has no parts."""
+    parts: list[str] = []
+    part = ""
+    rest = text
+    while rest:
+        head, comma, rest = rest.partition(",")
+        part += head
+        if comma and rest.startswith(","):
+            part += ","
+            rest = rest[1:]
+            if rest:
+                continue
+        parts.append(part)
+        part = ""
+    return parts
+
+
+def parse(
+    text: str, *, implied: str | None = None, warn: Callable[[str], None] | None = None
+) -> dict[str, str]:
+    """The keys and values of one option; `implied` is the key of a first part that has none.
+
+    Raises HintedError for an `id` that is no identifier. `warn` is told of words without a value.
+    """
+    values: dict[str, str] = {}
+    for index, part in enumerate(split(text)):
+        key, equals, value = part.partition("=")
+        if not equals:
+            if index == 0 and implied is not None:
+                key, value = implied, part
+            else:
+                key, value = (part[2:], "off") if part.startswith("no") and len(part) > 2 else (part, "on")
+                if warn is not None:
+                    warn(f"short-form boolean option '{part}' deprecated\nPlease use {key}={value} instead")
+        # A later value replaces the earlier one, in its later place.
+        values.pop(key, None)
+        values[key] = value
+    if "id" in values:
+        check_identifier(values["id"])
+    return values
+
+
+def check_identifier(text: str) -> None:
+    """Refuse what cannot name an object or a device."""
+    if not _IDENTIFIER.fullmatch(text):
+        raise HintedError("Parameter 'id' expects an identifier", IDENTIFIER_HINT)
+
+
+def boolean(name: str, text: str) -> bool:
+    """`on` or `off`, or one of their other spellings."""
+    if text in {"on", "yes", "true", "y"}:
+        return True
+    if text in {"off", "no", "false", "n"}:
+        return False
+    raise GenericError(f"Parameter '{name}' expects 'on' or 'off'")
+
+
+def number(name: str, text: str) -> int:
+    """An unsigned number of 64 bits, decimal, `0x` or octal with a leading `0`."""
+    if not (match := re.fullmatch(r"(-?)(0[xX][0-9a-fA-F]+|[0-9]+)", text)):
+        raise GenericError(f"Parameter '{name}' expects a number")
+    digits = match[2]
+    try:
+        value = int(digits, 16 if digits[:2] in {"0x", "0X"} else 8 if digits.startswith("0") else 10)
+    except ValueError:
+        raise GenericError(f"Parameter '{name}' expects a number") from None
+    if value >> 64 or match[1]:
+        raise GenericError(f"Value '{text}' is out of range for parameter '{name}'")
+    return value
+
+
+def size(name: str, text: str, default_suffix: str = "b") -> int:
+    """A number of bytes with an optional suffix and, before it, an optional fraction."""
+    match = re.fullmatch(r"(-?)(?:(0[xX][0-9a-fA-F]+)|([0-9]+)(\.[0-9]+)?)([bBkKmMgGtTpPeE]?)", text)
+    if not match:
+        raise HintedError(f"Parameter '{name}' expects a non-negative number below 2^64", SIZE_HINT)
+    sign, hexadecimal, whole, fraction, suffix = match.groups()
+    # In hexadecimal, b and e are digits, so that other suffixes end it; QEMU takes none there either.
+    shift = _SUFFIXES[(suffix or default_suffix).lower()]
+    value = int(hexadecimal, 16) << (0 if suffix else shift) if hexadecimal else int(whole) << shift
+    if fraction:
+        value += int(fraction[1:]) * (1 << shift) // 10 ** (len(fraction) - 1)
+    if sign or value >> 64:
+        raise GenericError(f"Value '{text}' is out of range for parameter '{name}'")
+    return value
+
+
+def convert(values: Mapping[str, str], kinds: Mapping[str, Callable[[str, str], Any]]) -> dict[str, Any]:
+    """Give the values their types; `kinds` has a converter for every key that is taken. Raises GenericError."""
+    for name in values:
+        if name not in kinds:
+            raise GenericError(f"Invalid parameter '{name}'")
+    return {name: kinds[name](name, text) for name, text in values.items()}
+
+
+def text(_name: str, value: str) -> str:
+    """A value that stays as it is written."""
+    return value
