@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from qemud._generated.types.options import CommandLine, MemoryOptions
-from qemud.daemon import qemuopts
-from qemud.daemon.qemuopts import HintedError
+from qemud.qapi.runtime import qemuopts
+from qemud.qapi.runtime.qemuopts import HintedError
 from qemud.qapi.runtime.errors import GenericError, QmpError
 
 if TYPE_CHECKING:
