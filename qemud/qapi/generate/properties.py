@@ -1,0 +1,55 @@
+"""`properties.py`: every struct's members as plain data, what the object model shows of them as properties.
+
+Structs of saved state are left out: what is in them is nobody's property.  The table is apart from the types so that a
+question about a type's properties costs no class.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qemud.qapi.model import ArrayType, Member, ObjectType, SchemaType
+
+if TYPE_CHECKING:
+    from qemud.qapi.generate.layout import Layout
+    from qemud.qapi.generate.writer import Output
+
+
+def generate(layout: Layout, output: Output) -> None:
+    """Write the table."""
+    lines = ["STRUCTS = {"]
+    for module in layout.schema.modules:
+        for entity in layout.type_definitions(module.name):
+            if isinstance(entity, ObjectType) and entity.variants is None and entity.version is None:
+                lines.append(f"    {entity.name!r}: (")
+                lines += [f"        {_row(entity, member)!r}," for member in entity.members]
+                lines.append("    ),")
+    lines.append("}")
+    output.python("properties.py", "the schema", "Members of structs: rows of `qemud.qom.properties.Property`.", lines)
+
+
+def _row(entity: ObjectType, member: Member) -> tuple[object, ...]:
+    """Name, type, optional, has default, default, description, features."""
+    return (
+        member.name,
+        _type_name(member.type),
+        member.optional,
+        member.has_default,
+        member.default,
+        _description(entity, member.name),
+        tuple(feature.name for feature in member.features),
+    )
+
+
+def _type_name(entity: SchemaType) -> str:
+    return _type_name(entity.element) + "[]" if isinstance(entity, ArrayType) else entity.name
+
+
+def _description(entity: ObjectType, name: str) -> str:
+    """What the documentation says of a member, where it is defined."""
+    owner: ObjectType | None = entity
+    while owner is not None:
+        if owner.doc is not None and owner.doc.members.get(name):
+            return " ".join(owner.doc.members[name].split())
+        owner = owner.base
+    return ""
