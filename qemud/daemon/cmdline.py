@@ -85,7 +85,7 @@ def _smp(text: str, warn: Warn) -> Any:
 
     values = qemuopts.parse(text, implied="cpus", warn=warn)
     try:
-        return parse_keyval_type("SmpOptions", values)
+        return parse_keyval_type("SMPConfiguration", values)
     except QmpError as error:
         # The machine's property `smp` is what is wrong, not the option, as QEMU sees it.
         raise UsageError(str(error).replace("Parameter '", "Parameter 'smp.", 1)) from None
