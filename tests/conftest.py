@@ -1,0 +1,63 @@
+"""What every test shares: programs that end with the test, and in CI, no skips."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.programs import QEMU, QEMUD, Program
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+CI = os.environ.get("CI", "") not in ("", "0", "false")
+
+# Examples differ from run to run on a developer's machine; in CI a failure must come back when it is run again. Deadlines
+# are timing assertions, which a busy machine breaks.
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
+settings.load_profile("ci" if CI else "default")
+
+
+class Starter(Protocol):
+    """Starts an emulator with the arguments of `Program`."""
+
+    def __call__(self, *arguments: str, **how: Any) -> Program: ...
+
+
+@pytest.fixture
+def daemon() -> Iterator[Starter]:
+    """Starts qemud as often as is wanted; each ends with the test, which fails if it left a complaint."""
+    with contextlib.ExitStack() as programs:
+        yield lambda *arguments, **how: programs.enter_context(Program(QEMUD, *arguments, **how))
+
+
+@pytest.fixture
+def reference() -> Iterator[Starter]:
+    """Starts Debian's QEMU in the same way."""
+    with contextlib.ExitStack() as programs:
+        yield lambda *arguments, **how: programs.enter_context(Program(QEMU, *arguments, **how))
+
+
+def _no_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if CI and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and in CI nothing is: {report.longrepr}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _no_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _no_skip(report)
+    return report
