@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def generate(layout: Layout, output: Output) -> None:
     """Write the table."""
-    lines = ["STRUCTS = {"]
+    lines = ["from typing import Any", "", "STRUCTS: dict[str, tuple[tuple[Any, ...], ...]] = {"]
     for module in layout.schema.modules:
         for entity in layout.type_definitions(module.name):
             if isinstance(entity, ObjectType) and entity.variants is None and entity.version is None:
@@ -25,7 +25,9 @@ def generate(layout: Layout, output: Output) -> None:
                 lines += [f"        {_row(entity, member)!r}," for member in entity.members]
                 lines.append("    ),")
     lines.append("}")
-    output.python("properties.py", "the schema", "Members of structs: rows of `qemud.qom.properties.Property`.", lines)
+    output.python(
+        "properties.py", "the schema", "Members of structs: rows of `qemud.qom.properties.Property`.", lines
+    )
 
 
 def _row(entity: ObjectType, member: Member) -> tuple[object, ...]:

@@ -1,0 +1,148 @@
+"""`shapes/MODULE.py`: the tables that the exact input check walks, plain data that loads at once.
+
+See `qemud.qapi.runtime.shapes` for their form.  They are apart from the classes: checking the arguments of most
+commands needs no class at all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qemud.qapi.generate.layout import EMPTY_TYPE, Layout, admits_null, condition_data, is_empty
+from qemud.qapi.model import AlternateType, ArrayType, BuiltinType, EnumType, Member, ObjectType, SchemaType
+from qemud.qapi.names import class_name, module_name, python_name
+from qemud.qapi.runtime.shapes import AlternateShape as AlternateShapeRow
+from qemud.qapi.runtime.shapes import Alternative, EnumShape, MemberShape, ObjectShape, Presence, VariantShape
+
+if TYPE_CHECKING:
+    from qemud.qapi.generate.writer import Output
+    from qemud.qapi.runtime.table import ConditionData
+
+QTYPES = {
+    "string": "str",
+    "number": "num",
+    "int": "num",
+    "boolean": "bool",
+    "null": "null",
+}
+"""A built-in type's JSON type as the kind of value an alternate chooses by."""
+
+
+def generate(layout: Layout, output: Output) -> None:
+    """Write the shapes of every schema module, and of the built-in ones."""
+    output.write("shapes/__init__.py", '"""Tables of the exact input check, by schema module."""\n')
+    for module in layout.modules_with_types():
+        shapes = {
+            entity.name: _shape(layout, entity)
+            for entity in layout.schema.types()
+            if entity.module == module.name
+            and isinstance(entity, EnumType | ObjectType | AlternateType)
+            and not (isinstance(entity, ObjectType) and is_empty(entity))
+        }
+        kinds = sorted(
+            {"Shape"} | {type(shape).__name__ for shape in shapes.values()} | _nested_rows(shapes.values())
+        )
+        imports = f"from qemud.qapi.runtime.shapes import {', '.join(kinds)}"
+        body = ["from __future__ import annotations", "", imports, "", "SHAPES: dict[str, Shape] = {"]
+        body += [f"    {name!r}: {_expression(shape)}," for name, shape in sorted(shapes.items())]
+        output.python(
+            f"shapes/{module_name(module.name)}.py",
+            module.path,
+            f"Shapes of the types of the schema module `{module.name}`.",
+            [*body, "}"],
+        )
+
+
+def type_reference(entity: SchemaType) -> str:
+    """A type as shapes name it: its name, arrays as `[NAME]`."""
+    if isinstance(entity, ArrayType):
+        return f"[{type_reference(entity.element)}]"
+    return EMPTY_TYPE if isinstance(entity, ObjectType) and is_empty(entity) else entity.name
+
+
+def qtype(entity: SchemaType) -> str:
+    """The kind of JSON value that chooses the type in an alternate."""
+    match entity:
+        case BuiltinType():
+            return QTYPES[entity.json_type]
+        case EnumType():
+            return "str"
+        case ArrayType():
+            return "list"
+        case _:
+            return "dict"
+
+
+def _shape(layout: Layout, entity: EnumType | ObjectType | AlternateType) -> Any:
+    name = class_name(entity.name)
+    match entity:
+        case EnumType():
+            conditions: dict[str, ConditionData] = {
+                member.name: data
+                for member in entity.members
+                if (data := condition_data(member.condition)) is not None
+            }
+            return EnumShape(name, conditions)
+        case AlternateType():
+            alternatives = {
+                qtype(member.type): Alternative(type_reference(member.type), condition_data(member.condition))
+                for member in entity.alternatives
+            }
+            return AlternateShapeRow(entity.name, alternatives, layout.fast(entity))
+        case ObjectType():
+            members = tuple(_member(member) for member in entity.members)
+            fast = layout.fast(entity)
+            if entity.variants is None:
+                return ObjectShape("" if entity.implicit else name, members, None, fast)
+            leaves = layout.leaf_names(entity)
+            branches = {
+                branch.name: (
+                    type_reference(branch.type),
+                    leaves[branch.name],
+                    condition_data(branch.condition),
+                )
+                for branch in entity.variants.branches
+            }
+            return ObjectShape(name, members, VariantShape(entity.variants.tag.name, branches), fast)
+
+
+def _member(member: Member) -> MemberShape:
+    condition: ConditionData = condition_data(member.condition)
+    reference = type_reference(member.type)
+    name = python_name(member.name)
+    if member.has_default:
+        return MemberShape(member.name, name, reference, Presence.DEFAULT, condition, member.default)
+    if not member.optional:
+        return MemberShape(member.name, name, reference, Presence.REQUIRED, condition)
+    presence = Presence.UNSET if admits_null(member.type) else Presence.NONE
+    return MemberShape(member.name, name, reference, presence, condition)
+
+
+def _nested_rows(shapes: Any) -> set[str]:
+    names: set[str] = set()
+    for shape in shapes:
+        if isinstance(shape, AlternateShapeRow):
+            names.add("Alternative")
+        if isinstance(shape, ObjectShape):
+            if shape.members:
+                names.add("MemberShape")
+            if shape.variants is not None:
+                names.add("VariantShape")
+    return names
+
+
+def _expression(value: Any) -> str:
+    """A row as an expression; trailing defaults are left out."""
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        fields = list(value)
+        defaults = value._field_defaults  # type: ignore[attr-defined]
+        names = list(value._fields)
+        while names and names[-1] in defaults and fields[-1] == defaults[names[-1]]:
+            names.pop()
+            fields.pop()
+        return f"{type(value).__name__}({', '.join(map(_expression, fields))})"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_expression, value))}{',' if len(value) == 1 else ''})"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key!r}: {_expression(item)}' for key, item in value.items())}}}"
+    return repr(int(value)) if isinstance(value, int) and not isinstance(value, bool) else repr(value)

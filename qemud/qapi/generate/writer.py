@@ -1,0 +1,71 @@
+"""Writing generated files: one header, no needless rewrites, nothing stale left behind."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qemud.qapi.model import Doc
+
+COMMAND = "python -m qemud.qapi build"
+
+
+class Output:
+    """A directory of generated files.
+
+    Files are written when their content differs from what is there, so that tools which look at time stamps see no
+    change where there was none; `finish` removes what an earlier run wrote and this one did not.
+    """
+
+    def __init__(self, root: Path, schema_directory: Path) -> None:
+        self.root = root
+        self._schema_directory = schema_directory
+        self.changed: list[Path] = []
+        self._written: set[Path] = set()
+
+    def write(self, relative: str, content: str | bytes) -> None:
+        """Make `relative` hold `content`."""
+        path = self.root / relative
+        data = content.encode() if isinstance(content, str) else content
+        self._written.add(path)
+        if path.is_file() and path.read_bytes() == data:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        self.changed.append(path)
+
+    def python(self, relative: str, source: str, docstring: str, body: list[str]) -> None:
+        """Make `relative` a Python module generated from the schema file `source`."""
+        if source.endswith(".json"):
+            # The same text wherever the tree lies and wherever the build runs.
+            source = Path(os.path.relpath(source, self._schema_directory.parent)).as_posix()
+        lines = [
+            f"# Generated from {source} by `{COMMAND}`; edits are lost.",
+            f'"""{docstring}"""',
+            "",
+            *body,
+        ]
+        self.write(relative, "\n".join(lines).rstrip("\n") + "\n")
+
+    def finish(self, suffixes: frozenset[str]) -> None:
+        """Remove files with one of `suffixes` that this run did not write."""
+        for path in sorted(self.root.rglob("*")):
+            if path.suffix in suffixes and path.is_file() and path not in self._written:
+                path.unlink()
+                self.changed.append(path)
+
+
+def docstring(doc: Doc | None, indent: str, fallback: str) -> list[str]:
+    """The first paragraph of a documentation comment as a docstring's lines."""
+    paragraph = (doc.body if doc else "").strip().split("\n\n", 1)[0]
+    text = " ".join(paragraph.split()) or fallback
+    text = text.replace("\\", "\\\\").replace('"""', "'''")
+    if text.endswith('"'):
+        text += " "
+    lines = textwrap.wrap(f'"""{text}', 108 - len(indent), break_long_words=False, break_on_hyphens=False)
+    if len(lines) == 1:
+        return [f'{indent}{lines[0]}"""']
+    return [*(indent + line for line in lines), f'{indent}"""']
