@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from qemud._generated.types.options import CommandLine, MemoryOptions
 from qemud.qapi.runtime import qemuopts
-from qemud.qapi.runtime.qemuopts import HintedError
 from qemud.qapi.runtime.errors import GenericError, QmpError
+from qemud.qapi.runtime.qemuopts import HintedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
