@@ -1,0 +1,489 @@
+"""16550A UART with memory-mapped registers (`serial-mm`).
+
+    offset  read  write   (DLAB=1)
+    0       RBR   THR     DLL
+    1       IER   IER     DLM
+    2       IIR   FCR
+    3       LCR   LCR
+    4       MCR   MCR
+    5       LSR
+    6       MSR
+    7       SCR   SCR
+
+The line is as fast as whoever reads at its other end: a character written goes to the character device at once while that takes more,
+else it waits in the transmitter FIFO and THRE stays off until there is room again.  Input is taken from the character device only as
+far as there is room on this side; what is taken and does not fit into the receiver (FIFOs off, loopback) waits on "the wire".  So
+nothing is lost in either direction unless the guest itself writes to a full transmitter.
+
+Only what a guest can measure depends on the baud rate: the character timeout interrupt, after four character times of virtual time.
+
+Source: National Semiconductor PC16550D data sheet (June 1995), sections 8.1 to 8.7.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qemud._generated.types.hw_riscv import Ns16550aState, SerialMmOptions
+from qemud.machine.clock import NS_PER_SECOND
+from qemud.qapi.runtime.errors import GenericError
+from qemud.qom.device import SysBusDevice
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from qemud.machine.clock import Timer
+
+    class Line(Protocol):
+        """The other end: `qemud.chardev.frontend.Frontend`."""
+
+        @property
+        def writable(self) -> bool:
+            """Whether more can be written now."""
+
+        def write(self, data: bytes) -> None:
+            """Send to the character device."""
+
+        def grant(self, count: int) -> None:
+            """Allow it to send that many bytes more."""
+
+
+class Reg:
+    """Numbers of the registers; several have two or three by direction and by DLAB."""
+
+    RBR = THR = DLL = 0
+    IER = DLM = 1
+    IIR = FCR = 2
+    LCR = 3
+    MCR = 4
+    LSR = 5
+    MSR = 6
+    SCR = 7
+
+
+IER_ERBFI = 0x01  # received data available
+IER_ETBEI = 0x02  # transmitter holding register empty
+IER_ELSI = 0x04  # receiver line status
+IER_EDSSI = 0x08  # modem status
+
+IIR_NO_INTERRUPT = 0x01
+IIR_MODEM_STATUS = 0x00
+IIR_THR_EMPTY = 0x02
+IIR_RECEIVED_DATA = 0x04
+IIR_LINE_STATUS = 0x06
+IIR_TIMEOUT = 0x0C
+IIR_FIFOS_ENABLED = 0xC0
+
+FCR_ENABLE = 0x01
+FCR_RESET_RECEIVER = 0x02
+FCR_RESET_TRANSMITTER = 0x04
+FCR_TRIGGER = 0xC0
+_TRIGGER_LEVELS = (1, 4, 8, 14)
+
+LCR_BREAK = 0x40
+LCR_DLAB = 0x80
+
+MCR_DTR = 0x01
+MCR_RTS = 0x02
+MCR_OUT1 = 0x04
+MCR_OUT2 = 0x08
+MCR_LOOP = 0x10
+
+LSR_DR = 0x01
+LSR_OE = 0x02
+LSR_PE = 0x04
+LSR_FE = 0x08
+LSR_BI = 0x10
+LSR_THRE = 0x20
+LSR_TEMT = 0x40
+_LSR_ERRORS = LSR_OE | LSR_PE | LSR_FE | LSR_BI
+_LSR_EMPTY = LSR_THRE | LSR_TEMT
+
+MSR_DCTS = 0x01
+MSR_DDSR = 0x02
+MSR_TERI = 0x04
+MSR_DDCD = 0x08
+MSR_CTS = 0x10
+MSR_DSR = 0x20
+MSR_RI = 0x40
+MSR_DCD = 0x80
+_MSR_DELTAS = 0x0F
+
+FIFO_SIZE = 16
+WIRE_SIZE = 64
+"""How much the character device may send ahead of the guest."""
+
+
+class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, state=Ns16550aState):
+    """See the module.  `line` is the character device's near end; None while nothing is connected."""
+
+    options: SerialMmOptions
+    state: Ns16550aState
+
+    def __init__(self, options: SerialMmOptions | None = None, *, line: Line | None = None) -> None:
+        super().__init__(options)
+        self.line = line
+        self.init_irq()
+        self._shift = 0
+        self._granted = 0  # what the character device may still send
+        self._timeout: Timer | None = None
+
+    def initial_state(self) -> Ns16550aState:
+        """What a reset leaves; what is on the wire stays there."""
+        return Ns16550aState(recv_fifo=[], xmit_fifo=[], wire=[])
+
+    def realize(self) -> None:
+        """Claim the registers and let input come."""
+        if self.options.regshift > 2:
+            raise GenericError(f"serial-mm: regshift {self.options.regshift} is not one of 0, 1 and 2")
+        if not self.options.baudbase:
+            raise GenericError("serial-mm: baudbase 0 is no speed")
+        self._shift = self.options.regshift
+        self._timeout = self.machine.clock.timer(self._on_timeout)
+        self.mmio.clear()
+        self.init_mmio("serial", 8 << self._shift)
+        self._grant()
+
+    def unrealize(self) -> None:
+        """Forget the timer."""
+        self._cancel_timeout()
+
+    # -- reset and state --------------------------------------------------------------------------------------------
+
+    def reset_enter(self) -> None:
+        """All registers to their values after a master reset."""
+        wire = self.state.wire
+        self._cancel_timeout()
+        self.state = self.initial_state()
+        self.state.wire = wire
+
+    def reset_hold(self) -> None:
+        """The interrupt line to low."""
+        self.irqs[0].lower()
+
+    def reset_exit(self) -> None:
+        """Take in what waits on the wire."""
+        self._take_in()
+
+    def check_state(self, state: Ns16550aState) -> None:
+        """FIFOs have a size."""
+        for name, fifo, size in (
+            ("recv-fifo", state.recv_fifo, FIFO_SIZE),
+            ("xmit-fifo", state.xmit_fifo, FIFO_SIZE),
+            ("wire", state.wire, WIRE_SIZE),
+        ):
+            if len(fifo) > size:
+                raise GenericError(f"'{name}' has {len(fifo)} characters, expected at most {size}")
+
+    def after_load(self) -> None:
+        """Timer, interrupt line and transmitter as the state says."""
+        state = self.state
+        assert self._timeout is not None
+        if state.timeout_deadline is None:
+            self._timeout.cancel()
+        else:
+            self._timeout.arm(state.timeout_deadline)
+        self._update_irq()
+        self.on_writable()
+
+    # -- the character device's side --------------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """Characters from outside, at most as many as were granted."""
+        self._granted -= len(data)
+        self.state.wire.extend(data)
+        self._take_in()
+
+    def receive_break(self) -> None:
+        """A break from outside: a zero character with BI set."""
+        state = self.state
+        if state.fcr & FCR_ENABLE:
+            if len(state.recv_fifo) < FIFO_SIZE:
+                state.recv_fifo.append(0)
+        else:
+            state.rbr = 0
+        state.lsr |= LSR_BI | LSR_DR
+        self._update_irq()
+
+    def on_writable(self) -> None:
+        """The character device takes more: send what waits."""
+        state = self.state
+        if not state.lsr & LSR_THRE and self._writable():
+            self._send(bytes(state.xmit_fifo))
+            state.xmit_fifo.clear()
+            self._transmitter_empty()
+
+    # -- the firmware's side ----------------------------------------------------------------------------------------
+
+    def console_write(self, data: bytes) -> int:
+        """Send characters past the registers, in order with what went through them; how many were taken, maybe none."""
+        if not self.state.lsr & LSR_THRE or not self._writable():
+            return 0
+        self._send(data)
+        return len(data)
+
+    def console_read(self, count: int) -> bytes:
+        """Take up to `count` received characters."""
+        taken = bytearray()
+        while len(taken) < count and self.state.lsr & LSR_DR:
+            taken.append(self._read_rbr())
+        return bytes(taken)
+
+    # -- registers --------------------------------------------------------------------------------------------------
+
+    def read(self, offset: int, size: int) -> int:
+        """A load from a register; registers are 8 bits wide whatever its size."""
+        del size
+        state = self.state
+        match offset >> self._shift:
+            case Reg.LSR:  # LSR, by far the one that is read most
+                value = state.lsr
+                if value & _LSR_ERRORS:
+                    state.lsr = value & ~_LSR_ERRORS
+                    self._update_irq()
+                return value
+            case Reg.RBR:
+                return state.divider & 0xFF if state.lcr & LCR_DLAB else self._read_rbr()
+            case Reg.IER:
+                return state.divider >> 8 if state.lcr & LCR_DLAB else state.ier
+            case Reg.IIR:
+                value = state.iir
+                if value & 0x0F == IIR_THR_EMPTY:
+                    state.thr_pending = False
+                    self._update_irq()
+                return value
+            case Reg.LCR:
+                return state.lcr
+            case Reg.MCR:
+                return state.mcr
+            case Reg.MSR:
+                value = state.msr
+                if value & _MSR_DELTAS:
+                    state.msr = value & ~_MSR_DELTAS
+                    self._update_irq()
+                return value
+            case _:
+                return state.scr
+
+    def write(self, offset: int, value: int, size: int) -> None:
+        """A store to a register; registers are 8 bits wide whatever its size."""
+        del size
+        value &= 0xFF
+        state = self.state
+        match offset >> self._shift:
+            case Reg.THR:
+                if state.lcr & LCR_DLAB:
+                    state.divider = state.divider & 0xFF00 | value
+                else:
+                    self._write_thr(value)
+            case Reg.IER:
+                if state.lcr & LCR_DLAB:
+                    state.divider = state.divider & 0xFF | value << 8
+                else:
+                    self._write_ier(value & 0x0F)
+            case Reg.FCR:
+                self._write_fcr(value)
+            case Reg.LCR:
+                state.lcr = value
+            case Reg.MCR:
+                state.mcr = value & 0x1F
+                self._update_modem_status()
+                self._take_in()
+            case Reg.SCR:
+                state.scr = value
+            case _:  # LSR and MSR are for factory tests only
+                pass
+
+    def _read_rbr(self) -> int:
+        state = self.state
+        if state.fcr & FCR_ENABLE:
+            fifo = state.recv_fifo
+            value = fifo.pop(0) if fifo else 0
+            if fifo:
+                self._arm_timeout()
+            else:
+                state.lsr &= ~LSR_DR
+                self._cancel_timeout()
+            state.timeout_pending = False
+        else:
+            value = state.rbr
+            state.lsr &= ~LSR_DR
+        self._take_in()
+        self._update_irq()
+        return value
+
+    def _write_thr(self, value: int) -> None:
+        state = self.state
+        state.thr_pending = False
+        if state.mcr & MCR_LOOP:
+            self._put_received(value)
+            self._transmitter_empty()
+        elif state.lsr & LSR_THRE and self._writable():
+            self._send(bytes((value,)))
+            self._transmitter_empty()
+        else:
+            # The transmitter is full of what nobody takes: a driver that looks at THRE has at most a FIFO's worth to write.
+            depth = FIFO_SIZE if state.fcr & FCR_ENABLE else 1
+            if len(state.xmit_fifo) >= depth:
+                del state.xmit_fifo[0]
+            state.xmit_fifo.append(value)
+            state.lsr &= ~_LSR_EMPTY
+            self._update_irq()
+
+    def _write_ier(self, value: int) -> None:
+        state = self.state
+        changed = state.ier ^ value
+        state.ier = value
+        if changed & IER_ETBEI:
+            # Enabling the interrupt while the transmitter is empty raises it, even if IIR was read before.
+            state.thr_pending = bool(value & IER_ETBEI and state.lsr & LSR_THRE)
+        if changed:
+            self._update_irq()
+
+    def _write_fcr(self, value: int) -> None:
+        state = self.state
+        if (value ^ state.fcr) & FCR_ENABLE:
+            value |= FCR_RESET_RECEIVER | FCR_RESET_TRANSMITTER
+        if value & FCR_RESET_RECEIVER:
+            state.recv_fifo.clear()
+            state.lsr &= ~(LSR_DR | LSR_BI)
+            state.timeout_pending = False
+            self._cancel_timeout()
+        if value & FCR_RESET_TRANSMITTER:
+            state.xmit_fifo.clear()
+            state.lsr |= _LSR_EMPTY
+            state.thr_pending = True
+        # DMA mode and the trigger level can only be set together with the enable bit.
+        state.fcr = value & 0xC9 if value & FCR_ENABLE else 0
+        self._take_in()
+        self._update_irq()
+
+    # -- receiver ---------------------------------------------------------------------------------------------------
+
+    def _take_in(self) -> None:
+        """Move characters from the wire into the receiver while there is room, and ask for as many more."""
+        state = self.state
+        wire = state.wire
+        if not wire or state.mcr & MCR_LOOP:
+            return
+        if state.fcr & FCR_ENABLE:
+            count = min(len(wire), FIFO_SIZE - len(state.recv_fifo))
+            state.recv_fifo.extend(wire[:count])
+        else:
+            count = 0 if state.lsr & LSR_DR else 1
+            if count:
+                state.rbr = wire[0]
+        if not count:
+            return
+        del wire[:count]
+        self._received()
+        self._grant()
+
+    def _grant(self) -> None:
+        """Let the character device send as much as the wire has room for."""
+        count = WIRE_SIZE - len(self.state.wire) - self._granted
+        if count > 0 and self.line is not None:
+            self._granted += count
+            self.line.grant(count)
+
+    def _put_received(self, value: int) -> None:
+        """One character from the own transmitter (loopback), which may overrun."""
+        state = self.state
+        if state.fcr & FCR_ENABLE:
+            if len(state.recv_fifo) < FIFO_SIZE:
+                state.recv_fifo.append(value)
+            else:
+                state.lsr |= LSR_OE
+        else:
+            if state.lsr & LSR_DR:
+                state.lsr |= LSR_OE
+            state.rbr = value
+        self._received()
+
+    def _received(self) -> None:
+        state = self.state
+        state.lsr |= LSR_DR
+        if state.fcr & FCR_ENABLE:
+            self._arm_timeout()
+        self._update_irq()
+
+    def _character_time(self) -> int:
+        """How long a character takes, ns, with the format in LCR; a divisor of 0 counts as about 3500 baud."""
+        state = self.state
+        bits = 1 + 5 + (state.lcr & 3) + (2 if state.lcr & 0x04 else 1) + (1 if state.lcr & 0x08 else 0)
+        if not state.divider:
+            return NS_PER_SECOND * bits // 3500
+        return NS_PER_SECOND * bits * state.divider // self.options.baudbase
+
+    def _arm_timeout(self) -> None:
+        assert self._timeout is not None
+        deadline = self.machine.clock.now() + 4 * self._character_time()
+        self.state.timeout_deadline = deadline
+        self._timeout.arm(deadline)
+
+    def _cancel_timeout(self) -> None:
+        self.state.timeout_deadline = None
+        if self._timeout is not None:
+            self._timeout.cancel()
+
+    def _on_timeout(self) -> None:
+        self.state.timeout_deadline = None
+        if self.state.recv_fifo:
+            self.state.timeout_pending = True
+            self._update_irq()
+
+    # -- transmitter ------------------------------------------------------------------------------------------------
+
+    def _writable(self) -> bool:
+        return self.line is None or self.line.writable
+
+    def _send(self, data: bytes) -> None:
+        if self.line is not None and data:
+            self.line.write(data)
+
+    def _transmitter_empty(self) -> None:
+        state = self.state
+        state.lsr |= _LSR_EMPTY
+        state.thr_pending = True
+        self._update_irq()
+
+    # -- modem lines and the interrupt ------------------------------------------------------------------------------
+
+    def _update_modem_status(self) -> None:
+        """MSR from the modem's lines: always connected and ready, or the own outputs in loopback."""
+        state = self.state
+        mcr = state.mcr
+        if mcr & MCR_LOOP:
+            lines = (mcr & MCR_RTS) << 3 | (mcr & MCR_DTR) << 5 | (mcr & (MCR_OUT1 | MCR_OUT2)) << 4
+        else:
+            lines = MSR_DCD | MSR_DSR | MSR_CTS
+        old = state.msr & 0xF0
+        deltas = (old ^ lines) >> 4
+        if lines & MSR_RI:
+            deltas &= ~MSR_TERI  # only the trailing edge counts
+        state.msr = lines | state.msr & _MSR_DELTAS | deltas
+        if deltas:
+            self._update_irq()
+
+    def _update_irq(self) -> None:
+        """IIR: the pending interrupt of the highest priority, table III of the data sheet."""
+        state = self.state
+        ier = state.ier
+        lsr = state.lsr
+        cause = IIR_NO_INTERRUPT
+        if ier & IER_ELSI and lsr & _LSR_ERRORS:
+            cause = IIR_LINE_STATUS
+        elif ier & IER_ERBFI and state.timeout_pending:
+            cause = IIR_TIMEOUT
+        elif (
+            ier & IER_ERBFI
+            and lsr & LSR_DR
+            and (not state.fcr & FCR_ENABLE or len(state.recv_fifo) >= _TRIGGER_LEVELS[state.fcr >> 6])
+        ):
+            cause = IIR_RECEIVED_DATA
+        elif ier & IER_ETBEI and state.thr_pending:
+            cause = IIR_THR_EMPTY
+        elif ier & IER_EDSSI and state.msr & _MSR_DELTAS:
+            cause = IIR_MODEM_STATUS
+        state.iir = cause | (IIR_FIFOS_ENABLED if state.fcr & FCR_ENABLE else 0)
+        self.irqs[0].set(0 if cause & IIR_NO_INTERRUPT else 1)

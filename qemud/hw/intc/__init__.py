@@ -1,0 +1,1 @@
+"""Interrupt controllers and the timers that stand beside them."""

@@ -1,0 +1,1 @@
+"""Devices that are like no other."""

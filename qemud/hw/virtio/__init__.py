@@ -1,0 +1,1 @@
+"""Virtio: how its devices are reached."""
