@@ -30,6 +30,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+DEVICE_PROPERTIES = (
+    ("parent_bus", "link<bus>"),
+    ("realized", "bool"),
+    ("hotplugged", "bool"),
+    ("hotpluggable", "bool"),
+)
+"""Names and types of what every device shows."""
+
+
 class Line(Protocol):
     """An interrupt line, `qemud.machine.irq.Irq` in practice."""
 
@@ -219,10 +228,7 @@ class Device(Resettable, type_name="device", abstract=True):
     def standard_properties(self) -> Iterator[tuple[str, str]]:
         """What every device shows."""
         yield "type", "string"
-        yield "parent_bus", "link<bus>"
-        yield "realized", "bool"
-        yield "hotplugged", "bool"
-        yield "hotpluggable", "bool"
+        yield from DEVICE_PROPERTIES
 
     def standard_property(self, name: str) -> object:
         """The value of one of `standard_properties`."""

@@ -17,13 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from qemud.qom.device import Device, SysBusDevice, SystemBus
 from qemud.qom.object import Container, Object
+from qemud.qom.properties import Provenance
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import msgspec
-
-    from qemud.qom.properties import Provenance
 
 
 class Machine(Object, type_name="machine", abstract=True):
@@ -36,15 +33,13 @@ class Machine(Object, type_name="machine", abstract=True):
     machine: Any = None
 
     def __init__(
-        self, options: msgspec.Struct | None = None, *, provenance: Mapping[str, Provenance] | None = None
+        self, options: msgspec.Struct | None = None, *, creator: Provenance = Provenance.USER
     ) -> None:
-        super().__init__(options, provenance=provenance)
+        super().__init__(options, creator=creator)
         self.peripheral = self.add_child("peripheral", Container())
         self.peripheral_anon = self.add_child("peripheral-anon", Container())
         self.unattached = self.add_child("unattached", Container())
         self.sysbus = self.unattached.add_child("sysbus", SystemBus("main-system-bus"))
-        self.anonymous_devices = 0
-        self.ready = False
 
     def build(self) -> None:
         """Add and wire the board's devices; on the machine thread, `machine` is set."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import msgspec
 
     Parser = Callable[[str, dict[str, Any]], Any]
+    """Makes a struct of that name from its members in some syntax: `parse_type`, `parse_keyval_type`."""
 
 _Child = TypeVar("_Child", bound="Object")
 
@@ -103,15 +104,16 @@ class Object:
         types.bind(cls)
 
     def __init__(
-        self, options: msgspec.Struct | None = None, *, provenance: Mapping[str, Provenance] | None = None
+        self, options: msgspec.Struct | None = None, *, creator: Provenance = Provenance.MACHINE
     ) -> None:
-        """An object with these options (their defaults when None); `provenance` says by name who gave them."""
+        """An object with these options (their defaults when None); `creator` is who gave those that are no defaults."""
         kind = type(self)
         if options is None and kind.options_type is not None:
             options = kind.options_type()
         self.options = options
         self.state = self.initial_state()
-        self._provenance: dict[str, Provenance] = dict(provenance or {})
+        self._creator = creator
+        self._provenance: dict[str, Provenance] = {}
         self._children: dict[str, Object] = {}
         self._targets: dict[str, tuple[str, Object | None]] = {}
         self._aliases: dict[str, tuple[Object, str]] = {}
@@ -139,8 +141,13 @@ class Object:
         return types.is_a(cls.type_name, type_name)
 
     def initial_state(self) -> Any:
-        """A fresh state struct; None for a type without state."""
-        return self.state_type() if self.state_type is not None else None
+        """A fresh state struct; None where there is none, or where only the class can make it (members without a default)."""
+        if self.state_type is None:
+            return None
+        try:
+            return self.state_type()
+        except TypeError:
+            return None
 
     # -- state ------------------------------------------------------------------------------------------------------
 
@@ -251,6 +258,11 @@ class Object:
         """What the link points at."""
         target = self._targets.get(name)
         return target[1] if target is not None else None
+
+    def linked(self) -> list[Object]:
+        """The objects that the options name."""
+        found = (self.link(name) for name in self.links)
+        return [target for target in found if target is not None]
 
     def resolve_links(self) -> None:
         """Find the objects that the options of type link name, from the root of the tree.
@@ -430,7 +442,7 @@ class Object:
             return known
         value = plain(self.option(name))
         default = given.default if given.has_default else None
-        return Provenance.DEFAULT if value == default else Provenance.MACHINE
+        return Provenance.DEFAULT if value == default else self._creator
 
     def set_provenance(self, name: str, provenance: Provenance) -> None:
         """Note who gave an option its value."""

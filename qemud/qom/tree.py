@@ -66,7 +66,7 @@ class Tree:
         for end in range(len(parts), 0, -1):
             target = self._aliases.get(parts[:end])
             if target is not None and target.path:
-                return _descend(target, parts[end:])
+                return descend(target, parts[end:])
         return None
 
     def get(self, path: str) -> Object:
@@ -84,19 +84,20 @@ def resolve(root: Object, path: str, type_name: str = "object") -> Object | None
     """The object of type `type_name` that `path` names below `root`, or None.  Raises AmbiguousPathError."""
     parts = _parts(path)
     if path.startswith("/"):
-        found = _descend(root, parts)
+        found = descend(root, parts)
         return found if found is not None and found.is_a(type_name) else None
     if not path.strip("/"):
         # QEMU looks for the empty path below every object and finds all of them.
         return _only(list(root.walk()), type_name)
-    return _only([end for start in root.walk() if (end := _descend(start, parts)) is not None], type_name)
+    return _only([end for start in root.walk() if (end := descend(start, parts)) is not None], type_name)
 
 
 def _parts(path: str) -> tuple[str, ...]:
     return tuple(part for part in path.split("/") if part)
 
 
-def _descend(start: Object, parts: Sequence[str]) -> Object | None:
+def descend(start: Object, parts: Sequence[str]) -> Object | None:
+    """Follow the components of a path from `start`, or None where they lead nowhere."""
     node: Object | None = start
     for part in parts:
         assert node is not None

@@ -218,6 +218,7 @@ def _verify_defaults(cls: type[Object], entry: TypeEntry) -> Iterator[str]:
     struct = cls.__dict__.get("options_type")
     if struct is None:
         return
+    from msgspec import NODEFAULT
     from msgspec.structs import fields
 
     from qemud.qom.object import plain
@@ -227,11 +228,13 @@ def _verify_defaults(cls: type[Object], entry: TypeEntry) -> Iterator[str]:
         given = table.get(field.encode_name)
         if given is None:
             yield f"type '{entry.name}': '{entry.options}' has no member '{field.encode_name}' in the schema"
-        elif given.has_default and plain(field.default) != given.default:
-            yield (
-                f"type '{entry.name}': '{field.encode_name}' has the default {plain(field.default)!r} in Python "
-                f"and {given.default!r} in the schema"
-            )
+        elif given.has_default:
+            value = field.default_factory() if field.default_factory is not NODEFAULT else field.default
+            if plain(value) != given.default:
+                yield (
+                    f"type '{entry.name}': '{field.encode_name}' has the default {plain(value)!r} in Python "
+                    f"and {given.default!r} in the schema"
+                )
 
 
 types = Registry()

@@ -1,0 +1,264 @@
+"""Making and removing devices on request: device_add, device_del and `-device`.
+
+Making a device is all or nothing.  On the event loop: find the type, the bus and the backends, check the properties, take the id and
+hold the backends.  On the machine thread: realize, and reset.  When anything fails, all of it is undone.
+
+The order of the checks decides which of several errors a client sees; it is QEMU's.  Source of order and texts: QEMU 10.0,
+system/qdev-monitor.c and hw/core/qdev-hotplug.c.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qemud.qapi.runtime.errors import DeviceNotFound, GenericError
+from qemud.qom.device import Bus, Device, reset_tree
+from qemud.qom.machine import Machine
+from qemud.qom.names import check_id
+from qemud.qom.properties import Provenance
+from qemud.qom.tree import descend
+from qemud.qom.types import types
+from qemud.qom.userobjects import UserCreatable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from qemud.qapi.runtime.events import EmitFunction
+    from qemud.qom.object import Parser
+    from qemud.qom.tree import Tree
+
+_NOT_PROPERTIES = frozenset(("driver", "bus", "id"))
+
+
+class Call(Protocol):
+    """Runs a function on the machine thread: `Mailboxes.call`."""
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Awaitable[Any]:
+        """The function's result, or what it raised."""
+
+
+class DeviceMaker:
+    """Adds devices to the machine of `tree` and removes them; `call` runs code on the machine thread."""
+
+    def __init__(self, tree: Tree, call: Call, emit: EmitFunction) -> None:
+        self._tree = tree
+        self._call = call
+        self._emit = emit
+        self._anonymous = 0
+        self._leaving: set[Device] = set()
+
+    async def add(
+        self, arguments: dict[str, Any], *, hotplug: bool = True, parse: Parser | None = None
+    ) -> Device:
+        """Make a device from the arguments of `device_add`, and realize it.
+
+        `hotplug` is false while the machine is made.  `parse` reads the properties' values, JSON ones by default;
+        `qemud.qapi.runtime.keyval.parse_keyval_type` is for those of the command line.  Raises GenericError or
+        DeviceNotFound, and leaves nothing behind, when anything is wrong.
+        """
+        board = self._board()
+        driver = arguments.get("driver")
+        if not isinstance(driver, str):
+            raise GenericError("Parameter 'driver' is missing")
+        cls = _device_class(driver, board)
+        bus = self._find_bus(cls, arguments.get("bus"))
+        if hotplug:
+            _check_hotplug(cls, bus, board)
+        name = arguments.get("id")
+        if not isinstance(name, str):
+            name = None
+        else:
+            # QEMU lets QMP clients take ids that are no identifiers; one with a slash in it could never be named again.
+            check_id(name)
+            if name == "type" or name in board.peripheral.children:
+                raise GenericError(
+                    f"Duplicate ID '{name}' for device"
+                    if parse is not None
+                    else f"Duplicate device ID '{name}'"
+                )
+        device = cls(_options(cls, arguments, parse), creator=Provenance.USER)
+        for given in arguments:
+            if given not in _NOT_PROPERTIES:
+                device.set_provenance(given, Provenance.USER)
+        device.hotplugged = hotplug
+        if name is not None:
+            device.id = name
+            board.peripheral.add_child(name, device)
+        else:
+            board.peripheral_anon.add_child(f"device[{self._anonymous}]", device)
+            self._anonymous += 1
+        held: list[UserCreatable] = []
+        try:
+            device.resolve_links()
+            for target in device.linked():
+                if isinstance(target, UserCreatable):
+                    target.hold()
+                    held.append(target)
+            await self._call(_plug, device, board, bus)
+        except BaseException:
+            for target in held:
+                target.release()
+            device.unparent()
+            raise
+        return device
+
+    async def remove(self, name: str) -> None:
+        """Unplug the device of that id or path; DEVICE_DELETED is sent once it is gone.
+
+        Raises DeviceNotFound, or GenericError when it cannot be unplugged.
+        """
+        board = self._board()
+        parts = tuple(part for part in name.split("/") if part)
+        found = descend(self._tree.root if name.startswith("/") else board.peripheral, parts)
+        if found is None:
+            raise DeviceNotFound(f"Device '{name}' not found")
+        if not isinstance(found, Device):
+            raise GenericError(f"{name} is not a device")
+        if found in self._leaving:
+            raise GenericError(f"Device {name} is already in the process of unplug")
+        if not found.realized:
+            raise GenericError(f"Device '{name}' is not realized yet")
+        _check_hotplug(type(found), found.bus, board)
+        self._leaving.add(found)
+        gone = [device for device in _dependents(found) if device.parent is not None]
+        try:
+            await self._call(found.take_down)
+        finally:
+            self._leaving.discard(found)
+        path = found.path
+        for device in gone:
+            for target in device.linked():
+                if isinstance(target, UserCreatable):
+                    target.release()
+            device.unparent()
+        from qemud._generated.events.qdev import device_deleted
+
+        device_deleted(self._emit, device=found.id, path=path)
+
+    def _board(self) -> Machine:
+        board = self._tree.machine
+        if not isinstance(board, Machine):
+            raise GenericError("there is no machine yet")
+        return board
+
+    def _find_bus(self, cls: type[Device], path: object) -> Bus | None:
+        buses = [node for node in self._tree.root.walk() if isinstance(node, Bus)]
+        if isinstance(path, str):
+            bus = _bus_by_path(buses, path)
+            if cls.bus_type is None or not bus.is_a(cls.bus_type):
+                raise GenericError(f"Device '{cls.type_name}' can't go on {bus.type_name} bus")
+            return bus
+        if cls.bus_type is None:
+            return None
+        for candidate in buses:
+            if candidate.is_a(cls.bus_type) and not candidate.full:
+                return candidate
+        raise GenericError(f"No '{cls.bus_type}' bus found for device '{cls.type_name}'")
+
+
+def _device_class(driver: str, board: Machine) -> type[Device]:
+    """The class of a type that users may make on this board."""
+    if not types.is_a(driver, "device"):
+        raise GenericError(f"'{driver}' is not a valid device model name")
+    entry = types.entry(driver)
+    assert entry is not None
+    if entry.abstract:
+        raise GenericError("Parameter 'driver' expects a non-abstract device type")
+    if not entry.user_creatable:
+        raise GenericError("Parameter 'driver' expects a pluggable device type")
+    if types.is_a(driver, "sys-bus-device") and driver not in board.dynamic_sysbus:
+        raise GenericError("Parameter 'driver' expects a dynamic sysbus device type for the machine")
+    cls = types.find(driver)
+    assert cls is not None
+    assert issubclass(cls, Device)
+    return cls
+
+
+def _check_hotplug(cls: type[Device], bus: Bus | None, board: Machine) -> None:
+    """Raise GenericError unless a device of the type may come or go while the machine exists."""
+    if not cls.hotpluggable:
+        raise GenericError(f"Device '{cls.type_name}' does not support hotplugging")
+    if bus is not None:
+        if not bus.hotpluggable:
+            raise GenericError(f"Bus '{bus.bus_name}' does not support hotplugging")
+    elif not board.can_hotplug(cls):
+        raise GenericError(f"Device '{cls.type_name}' can not be hotplugged on this machine")
+
+
+def _options(cls: type[Device], arguments: dict[str, Any], parse: Parser | None) -> Any:
+    """The options struct from the arguments that are properties."""
+    values = {name: value for name, value in arguments.items() if name not in _NOT_PROPERTIES}
+    known = {given.name for given in types.properties(cls.type_name) if given.writable}
+    for name in values:
+        if name not in known:
+            raise GenericError(f"Property '{cls.type_name}.{name}' not found")
+    if cls.options_type is None:
+        return None
+    if parse is None:
+        from qemud.qapi.runtime.check import parse_type
+
+        parse = parse_type
+    return parse(cls.options_type.__name__, values)
+
+
+def _plug(device: Device, board: Machine, bus: Bus | None) -> None:
+    """Realize a device, on the machine thread; one that comes late is reset, as all the others were."""
+    device.bring_up(board.machine, bus)
+    if device.hotplugged:
+        try:
+            reset_tree(device)
+        except BaseException:
+            device.take_down()
+            raise
+
+
+def _dependents(device: Device) -> list[Device]:
+    """The device and all devices on buses below it, the last first."""
+    found = [device]
+    for node in device.walk():
+        if isinstance(node, Bus):
+            for other in node.devices:
+                found += _dependents(other)
+    return found[::-1]
+
+
+def _bus_by_path(buses: list[Bus], path: str) -> Bus:
+    """The bus that `bus=` names: a bus's name, then devices on it and buses below these, between slashes."""
+    parts = [part for part in path.split("/") if part]
+    bus: Bus | None
+    if path.startswith("/"):
+        bus = next((candidate for candidate in buses if candidate.bus_name == "main-system-bus"), None)
+    else:
+        first = parts.pop(0) if parts else ""
+        named = [candidate for candidate in buses if candidate.bus_name == first]
+        bus = next((candidate for candidate in named if not candidate.full), named[0] if named else None)
+        if bus is None:
+            raise GenericError(f"Bus '{first}' not found")
+    if bus is None:
+        raise GenericError(f"Bus '{path}' not found")
+    while parts:
+        bus = _bus_below(bus, parts)
+    if bus.full:
+        raise GenericError(f"Bus '{path}' is full")
+    return bus
+
+
+def _bus_below(bus: Bus, parts: list[str]) -> Bus:
+    """One step of `_bus_by_path`: takes a device, and if there is one a bus, from the front of `parts`."""
+    element = parts.pop(0)
+    device = next((other for other in bus.devices if other.id == element), None) or next(
+        (other for other in bus.devices if other.type_name == element), None
+    )
+    if device is None:
+        raise DeviceNotFound(f"Device '{element}' not found")
+    below = [child for child in device.children.values() if isinstance(child, Bus)]
+    if not parts:
+        if len(below) == 1:
+            return below[0]
+        lack = "multiple child buses" if below else "no child bus"
+        raise GenericError(f"Device '{element}' has {lack}")
+    element = parts.pop(0)
+    for candidate in below:
+        if candidate.bus_name == element:
+            return candidate
+    raise GenericError(f"Bus '{element}' not found")
