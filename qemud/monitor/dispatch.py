@@ -1,0 +1,125 @@
+"""From the name of a command to its result: the command table, the input check, the handler, the encoding.
+
+    dispatcher = Dispatcher(COMMANDS, HANDLERS, services, defined=TARGETS["riscv64"])
+    reply = await dispatcher.execute("query-status", {})      # b'{"running":false,…}'
+
+Handlers are classes named by schema module (`"package.module:Class"`), imported and made when their first command runs.
+They are coroutines, but most have nothing to wait for: whoever runs `execute` may step it once with `send(None)` and
+make a task only if it did not end with that (`qemud.monitor.qmp.server` does).  So a handler must not, before its first
+`await` that really waits, use what belongs to a task: `asyncio.timeout`, `asyncio.TaskGroup`, `asyncio.current_task`.
+One that needs them says `await asyncio.sleep(0)` first.
+
+What a handler may raise: `QmpError`, which the client reads.  Anything else is a defect; it is logged with its traceback
+and answered by a plain GenericError.
+
+Source: QEMU 10.0, qapi/qmp-dispatch.c and system/qdev-monitor.c (order of checks, texts).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Raw
+
+from qemud.monitor.qmp.envelope import ascii_json
+from qemud.qapi.runtime.check import parse_arguments
+from qemud.qapi.runtime.errors import CommandNotFound, GenericError, QmpError
+from qemud.qapi.runtime.table import CommandInfo, holds
+from qemud.qapi.runtime.wire import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
+EMPTY = b"{}"
+"""The result of a command that returns nothing."""
+
+
+class Execute(Protocol):
+    """What a monitor needs of a dispatcher."""
+
+    def __call__(
+        self, name: str, arguments: dict[str, Any], *, oob: bool = False
+    ) -> Coroutine[Any, Any, bytes | None]:
+        """Run a command; its result as ASCII JSON text, or None when success is not answered.  Raises QmpError."""
+
+
+class Dispatcher:
+    """Runs commands by name.
+
+    `table` is the generated command table, `handlers` maps schema modules to handler classes, `services` is what they
+    are made with, `defined` holds the names that the table's conditions find defined.  `preconfig` is true until the
+    machine has been made; only commands with `allow-preconfig` run then.
+    """
+
+    def __init__(
+        self,
+        table: Mapping[str, CommandInfo],
+        handlers: Mapping[str, str],
+        services: object,
+        *,
+        defined: frozenset[str] = frozenset(),
+    ) -> None:
+        self._table = {name: info for name, info in table.items() if holds(info.condition, defined)}
+        self._handlers = handlers
+        self._services = services
+        self._made: dict[str, object] = {}  # handlers by schema module
+        self._methods: dict[str, tuple[CommandInfo, Callable[..., Coroutine[Any, Any, Any]]]] = {}
+        self.preconfig = False
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all commands, sorted."""
+        return sorted(self._table)
+
+    async def execute(self, name: str, arguments: dict[str, Any], *, oob: bool = False) -> bytes | None:
+        """Run a command; its result as ASCII JSON text, or None when success is not answered.
+
+        Raises QmpError: there is no such command, it cannot run so or now, `arguments` are not its arguments, or what
+        its handler says.
+        """
+        found = self._methods.get(name)
+        if found is None:
+            found = self._find(name)
+        info, method = found
+        if oob and not info.allow_oob:
+            raise GenericError(f"The command {name} does not support OOB")
+        if self.preconfig and not info.allow_preconfig:
+            raise GenericError(
+                f"The command '{name}' is permitted only after machine initialization has completed"
+            )
+        try:
+            if not arguments and not info.has_arguments:
+                result = await method()
+            elif info.boxed and info.gen:
+                result = await method(parse_arguments(name, arguments))
+            else:
+                result = await method(**parse_arguments(name, arguments))
+            if not info.success_response:
+                return None
+            if result is None:
+                return EMPTY
+            data = bytes(result) if isinstance(result, Raw) else encode(result)
+            return data if data.isascii() else ascii_json(data)
+        except QmpError:
+            raise
+        except Exception as error:
+            self._report(name)
+            raise GenericError(f"Internal error in command '{name}': {type(error).__name__}") from error
+
+    def _find(self, name: str) -> tuple[CommandInfo, Callable[..., Coroutine[Any, Any, Any]]]:
+        """The table's row and the handler's method for a command that runs for the first time."""
+        info = self._table.get(name)
+        if info is None:
+            raise CommandNotFound(f"The command {name} has not been found")
+        handler = self._made.get(info.module)
+        if handler is None:
+            module, _, class_name = self._handlers[info.module].partition(":")
+            handler = self._made[info.module] = getattr(import_module(module), class_name)(self._services)
+        found = self._methods[name] = (info, getattr(handler, info.method))
+        return found
+
+    def _report(self, name: str) -> None:
+        import structlog
+
+        structlog.get_logger("monitor").exception("command handler failed", command=name)

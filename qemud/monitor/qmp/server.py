@@ -1,0 +1,278 @@
+"""QMP on a character device: the only page of the protocol that does I/O.
+
+    turn = Turn()
+    monitor = Monitor(chardev.attach(), dispatcher.execute, version, turn, offers_oob=True)
+    events.subscribe(monitor.send_event)
+    ...
+    monitor.close()
+
+Everything happens in callbacks: bytes come by a callback of the chardev, the commands in them run one after the other in
+that same callback, and all their replies leave in one write.  Only a command that has to wait becomes a task.  After
+`BURST` commands the loop gets its turn.
+
+Any number of monitors share the handlers, so in-band commands run one at a time over all of them, as in QEMU, and a
+handler need not expect another to run between two of its awaits.  Commands out of band do not wait for their turn.
+
+Flow, in both directions, is bounded: while a session wants no input the chardev is told to pause, which in the end stops
+the client; while the chardev's queue is full, output waits in the session, which then gives out no more commands (see
+`qemud.monitor.qmp.session` for what becomes of events).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from contextvars import ContextVar, copy_context
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from qemud.chardev.stream import LOW_WATER, ChardevEvent
+from qemud.monitor.qmp.session import Mode, Session
+from qemud.qapi.runtime.errors import GenericError, QmpError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator
+
+    from qemud.monitor.dispatch import Execute
+    from qemud.monitor.qmp.envelope import Request
+
+BURST: Final = 128
+"""How many commands one client may run before others get their turn."""
+
+current_session: ContextVar[Session] = ContextVar("current_session")
+"""The session that the running command came by; unset where no monitor runs it."""
+
+
+class MonitorPort(Protocol):
+    """What a monitor needs of a chardev's port (`qemud.chardev.stream.Port`)."""
+
+    @property
+    def pending(self) -> int:
+        """Bytes written and not taken yet."""
+
+    def start(
+        self,
+        receive: Callable[[bytes], object],
+        event: Callable[[ChardevEvent], object] | None = None,
+        drained: Callable[[], object] | None = None,
+    ) -> None:
+        """Begin to call back."""
+
+    def write(self, data: bytes) -> None:
+        """Send; never blocks."""
+
+    def pause(self) -> None:
+        """Bring no input until `resume`."""
+
+    def resume(self) -> None:
+        """Bring input again."""
+
+    def take_fds(self) -> list[int]:
+        """The descriptors that came with the bytes just received."""
+
+    def detach(self) -> None:
+        """Call back no more."""
+
+
+class Turn:
+    """Whose in-band command runs: at most one of all monitors' waits for something at a time."""
+
+    __slots__ = ("_waiting", "taken")
+
+    def __init__(self) -> None:
+        self.taken = False
+        self._waiting: dict[Callable[[], None], None] = {}  # an ordered set
+
+    def call_when_free(self, callback: Callable[[], None]) -> None:
+        """Call back, once, when the running command has ended; first come, first served."""
+        self._waiting[callback] = None
+
+    def release(self, own: Callable[[], None]) -> None:
+        """The running command has ended; `own`, the callback of who ran it, comes last."""
+        self.taken = False
+        waiting, self._waiting = self._waiting, {}
+        waiting.pop(own, None)
+        loop = asyncio.get_running_loop()
+        for callback in (*waiting, own):
+            loop.call_soon(callback)
+
+
+class Monitor:
+    """One QMP monitor.
+
+    `port` is its end of a chardev; `execute` runs commands; `version` is what query-version returns, as JSON text;
+    `turn` is shared by all monitors.  `pretty` and `offers_oob` are as for `Session`.
+    """
+
+    def __init__(
+        self,
+        port: MonitorPort,
+        execute: Execute,
+        version: bytes,
+        turn: Turn,
+        *,
+        pretty: bool = False,
+        offers_oob: bool = True,
+    ) -> None:
+        self._port = port
+        self._execute = execute
+        self._turn = turn
+        self.session = Session(version, pretty=pretty, offers_oob=offers_oob)
+        self._context = copy_context()
+        self._context.run(current_session.set, self.session)
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[bytes | None]] = set()
+        self._paused = False
+        self._pumping = False
+        self._pump_soon = False
+        self._flush_soon = False
+        port.start(self._receive, self._on_event, self._pump)
+
+    def close(self) -> None:
+        """Leave the chardev.  Commands that still wait are cancelled; output that the chardev has will leave."""
+        for task in self._tasks:
+            task.cancel()
+        if self.session.mode is not Mode.CLOSED:
+            self._flush()
+            self.session.closed()
+        self._port.detach()
+
+    def send_event(self, name: str, line: bytes) -> None:
+        """Tell the client of an event (`qemud.monitor.qmp.events`); all of one turn of the loop leave together."""
+        self.session.event(name, line)
+        if not self._pumping and not self._flush_soon:
+            self._flush_soon = True
+            self._loop.call_soon(self._flush)
+
+    # --- what the chardev calls
+
+    def _on_event(self, event: ChardevEvent) -> None:
+        session = self.session
+        if event is ChardevEvent.OPENED:
+            if session.mode is not Mode.CLOSED:
+                session.closed()
+            session.opened()
+            self._flush()
+        elif event is ChardevEvent.CLOSED and session.mode is not Mode.CLOSED:
+            session.closed()
+            self._set_paused(paused=False)
+
+    def _receive(self, data: bytes) -> None:
+        descriptors = self._port.take_fds()
+        if descriptors:
+            self.session.keep_descriptors(descriptors)
+        self.session.receive(data)
+        self._pump()
+
+    # --- running commands
+
+    def _pump_now(self) -> None:
+        self._pump_soon = False
+        self._pump()
+
+    def _pump(self) -> None:
+        """Run what can be run now, send what can be sent, and say whether to bring more."""
+        if self._pumping:
+            return
+        session, turn = self.session, self._turn
+        self._pumping = True
+        try:
+            for _ in range(BURST):
+                request = session.next_request(in_band=not turn.taken)
+                if request is not None:
+                    self._run(request)
+                elif self._flush() == 0 or session.wants_input or session.mode is Mode.CLOSED:
+                    # Nothing was held back by output that waits, or no more can be sent.
+                    break
+            else:
+                self._schedule_pump()
+            self._flush()
+        finally:
+            self._pumping = False
+        if turn.taken:
+            turn.call_when_free(self._pump)
+        self._set_paused(paused=not session.wants_input and session.mode is not Mode.CLOSED)
+
+    def _schedule_pump(self) -> None:
+        if not self._pump_soon:
+            self._pump_soon = True
+            self._loop.call_soon(self._pump_now)
+
+    def _run(self, request: Request) -> None:
+        """Step a command once; answer it if that was all, else make it a task."""
+        command = self._execute(request.name, request.arguments, oob=request.oob)
+        context = self._context.copy()
+        try:
+            waits_for = context.run(command.send, None)
+        except StopIteration as stop:
+            self.session.succeed(request, stop.value)
+        except QmpError as error:
+            self.session.fail(request, error)
+        else:
+            if not request.oob:
+                self._turn.taken = True  # released by _finish
+            task = self._loop.create_task(
+                _carry_on(command, waits_for), name=f"QMP {request.name}", context=context
+            )
+            self._tasks.add(task)
+            task.add_done_callback(lambda task: self._finish(request, task))
+
+    def _finish(self, request: Request, task: asyncio.Task[bytes | None]) -> None:
+        """Answer a command that had to wait."""
+        self._tasks.discard(task)
+        if task.cancelled():
+            self.session.fail(request, GenericError(f"The command '{request.name}' was cancelled"))
+        elif (error := task.exception()) is None:
+            self.session.succeed(request, task.result())
+        elif isinstance(error, QmpError):
+            self.session.fail(request, error)
+        else:
+            raise error
+        if not request.oob:
+            self._turn.release(self._pump)
+        self._flush()
+
+    # --- output
+
+    def _flush(self) -> int:
+        """Send the output, if the chardev takes it; how many bytes that was."""
+        self._flush_soon = False
+        session = self.session
+        size = session.backlog
+        if size and self._port.pending <= LOW_WATER:
+            output = session.take_output()
+            self._port.write(output[0] if len(output) == 1 else b"".join(output))
+            return size
+        return 0
+
+    def _set_paused(self, *, paused: bool) -> None:
+        if paused is not self._paused:
+            self._paused = paused
+            if paused:
+                self._port.pause()
+            else:
+                self._port.resume()
+
+
+@types.coroutine
+def _steps(
+    command: Coroutine[Any, Any, bytes | None], waits_for: object
+) -> Generator[object, Any, bytes | None]:
+    """Go on with a coroutine that has been stepped once already and waits for what that step yielded."""
+    try:
+        while True:
+            try:
+                value = yield waits_for
+            except GeneratorExit:
+                command.close()
+                raise
+            except BaseException as error:  # noqa: BLE001 - passed on, as `await` does
+                waits_for = command.throw(error)
+            else:
+                waits_for = command.send(value)
+    except StopIteration as stop:
+        result: bytes | None = stop.value
+        return result
+
+
+async def _carry_on(command: Coroutine[Any, Any, bytes | None], waits_for: object) -> bytes | None:
+    return await _steps(command, waits_for)
