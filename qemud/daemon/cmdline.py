@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from qemud._generated.types.options import CommandLine, MemoryOptions
+from qemud.qapi.names import python_name
 from qemud.qapi.runtime import qemuopts
 from qemud.qapi.runtime.errors import GenericError, QmpError
 from qemud.qapi.runtime.qemuopts import HintedError
@@ -51,11 +52,11 @@ def _opts(struct: str, implied: str | None = None) -> Callable[[str, Warn], Any]
     """A reader of older `key=value` syntax into a struct of the schema."""
 
     def read(text: str, warn: Warn) -> Any:
-        from qemud.qapi.runtime.check import type_class
+        from qemud._generated.types import options
         from qemud.qapi.runtime.keyval import parse_keyval_type
 
         values = qemuopts.parse(text, implied=implied, warn=warn)
-        known = type_class(struct).__struct_encode_fields__
+        known = getattr(options, struct).__struct_encode_fields__
         for name in values:
             if name not in known:
                 raise GenericError(f"Invalid parameter '{name}'")
@@ -209,4 +210,4 @@ def parse(words: list[str], warn: Warn = lambda _text: None) -> CommandLine:
             values.setdefault(target, []).append(value)
         else:
             values[target] = value
-    return CommandLine(**{name.replace("-", "_"): value for name, value in values.items()})
+    return CommandLine(**{python_name(name): value for name, value in values.items()})

@@ -1,0 +1,82 @@
+"""What the command tells about itself: `-help`, and the lists that `-machine help`, `-cpu help` and `-d help` ask for.
+
+All of it is the schema's: names, parameters and descriptions are read from the generated table of properties, which is
+imported only here, when somebody asks.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+from qemud import __version__
+from qemud.daemon.cmdline import OPTIONS
+
+if TYPE_CHECKING:
+    from qemud._generated.types.options import CommandLine
+
+_INDENT = 16
+_WIDTH = 96
+
+
+def help_text(program: str) -> str:
+    """The list of all options, as `-help` prints it."""
+    from qemud._generated.properties import STRUCTS
+
+    lines = [
+        f"qemud {__version__}: a machine emulator that is driven by QMP",
+        f"usage: {program} [options]",
+        "       qemud demo",
+        "",
+    ]
+    for row in STRUCTS["CommandLine"]:
+        name, type_, description = row[0], row[1], row[5]
+        head = f"-{name}"
+        if OPTIONS[name].read is not None:
+            parameters = STRUCTS.get(type_.removesuffix("[]"))
+            head += " " + (",".join(f"{p[0]}=…" for p in parameters) if parameters else "ARGUMENT")
+        body = textwrap.wrap(description, _WIDTH - _INDENT)
+        if len(head) < _INDENT:
+            lines.append(head.ljust(_INDENT) + (body.pop(0) if body else ""))
+        else:
+            lines.append(head)
+        lines.extend(" " * _INDENT + text for text in body)
+    return "\n".join(lines) + "\n"
+
+
+def list_asked(line: CommandLine) -> str | None:
+    """The list that an option's argument `help` asks for, or None when none does."""
+    if line.machine in {"help", "?"}:
+        return _machines()
+    if line.cpu in {"help", "?"}:
+        return _cpus()
+    if line.accel and line.accel[-1] in {"help", "?"}:
+        return "Accelerators supported in QEMU binary:\ntcg\n"
+    if line.d in {"help", "?"}:
+        return _log_items()
+    return None
+
+
+def _machines() -> str:
+    from qemud.hw.boards import BOARDS
+
+    rows = []
+    for board in BOARDS:
+        alias = f" (alias of {board.name})" if board.alias else ""
+        if board.alias:
+            rows.append((board.alias, f"{board.description}{alias}"))
+        rows.append((board.name, board.description + (" (default)" if board.is_default else "")))
+    return "Supported machines are:\n" + "".join(f"{name:<20} {text}\n" for name, text in sorted(rows))
+
+
+def _cpus() -> str:
+    from qemud.hw.boards import CPU_MODELS
+
+    return "Available CPUs:\n" + "".join(f"  {name}\n" for name in sorted(CPU_MODELS))
+
+
+def _log_items() -> str:
+    from qemud._generated.types.options import LogItem
+
+    names = [item.value for item in LogItem]
+    return "Log items (comma separated):\n" + "".join(f"{name}\n" for name in names)

@@ -1,0 +1,95 @@
+"""The process from its first line to its exit status.
+
+In order: the command line is read; `-daemonize` forks, while there is one thread and no loop; then the loop runs, `startup`
+builds what was asked for, and the process waits for its end: a client's `quit`, a signal, or the guest.
+
+Whatever goes wrong before the machine is ready is one message on standard error, `PROGRAM: what`, and status 1.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from qemud import __version__
+from qemud.daemon import signals
+from qemud.daemon.cmdline import UsageError, parse
+from qemud.daemon.logs import Logger, program_name, report
+from qemud.daemon.process import Daemonizer
+from qemud.qapi.runtime.errors import QmpError
+
+if TYPE_CHECKING:
+    from qemud._generated.types.options import CommandLine
+
+COMMANDS = {"demo": "qemud.demo.run:main"}
+"""Words that may stand in the first place instead of options, and who serves them."""
+
+DEFAULT_TARGET = "riscv64"
+
+log = Logger("daemon")
+
+
+def run(words: list[str]) -> int:
+    """Do what the command line says; the result is the exit status."""
+    if words and words[0] in COMMANDS:
+        from importlib import import_module
+
+        module, _, function = COMMANDS[words[0]].partition(":")
+        return int(getattr(import_module(module), function)(words[1:]))
+    try:
+        line = parse(words, report)
+        target = target_of(program_name())
+        if line.help:
+            from qemud.daemon.help import help_text
+
+            sys.stdout.write(help_text(program_name()))
+            return 0
+        if line.version:
+            sys.stdout.write(version_text())
+            return 0
+        from qemud.daemon.help import list_asked
+
+        if (listing := list_asked(line)) is not None:
+            sys.stdout.write(listing)
+            return 0
+        return _serve(line, target)
+    except (UsageError, QmpError) as error:
+        report(str(error))
+        return 1
+
+
+def target_of(name: str) -> str:
+    """The architecture that a program of this name emulates. Raises UsageError for one that is not built."""
+    from qemud.qapi.targets import TARGETS
+
+    _, found, target = name.rpartition("-system-")
+    if not found:
+        return DEFAULT_TARGET
+    if target not in TARGETS:
+        raise UsageError(f"cannot emulate '{target}', expected one of: {', '.join(TARGETS)}")
+    return target
+
+
+def version_text() -> str:
+    """What `-version` prints: QEMU's line, since management tools parse it, and who this really is."""
+    from qemud.monitor.commands import QEMU_VERSION
+
+    major, minor, micro = QEMU_VERSION
+    return f"QEMU emulator version {major}.{minor}.{micro} (qemud {__version__})\n"
+
+
+def _serve(line: CommandLine, target: str) -> int:
+    signals.block()
+    daemonizer = Daemonizer()
+    if line.daemonize:
+        daemonizer.fork()
+    import uvloop
+
+    from qemud.daemon.startup import serve
+
+    if os.environ.get("QEMUD_DEBUG"):
+        import faulthandler
+
+        faulthandler.enable()
+    return uvloop.run(serve(line, target, daemonizer), debug=bool(os.environ.get("QEMUD_DEBUG")))
