@@ -31,7 +31,7 @@ from qemud.qapi.model import (
     SchemaType,
 )
 from qemud.qapi.names import camel_case, class_name, constant_name, module_name
-from qemud.qapi.runtime.fields import BUILTIN_NAMES
+from qemud.qapi.runtime.shapes import BUILTIN_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,7 @@ import msgspec
 from qemud.qapi.runtime import fields
 from qemud.qapi.runtime.errors import GenericError
 from qemud.qapi.runtime.exact import ExactVisitor, Where
-from qemud.qapi.runtime.shapes import AlternateShape, EnumShape, ObjectShape, Presence
+from qemud.qapi.runtime.shapes import BUILTIN_NAMES, AlternateShape, EnumShape, ObjectShape, Presence
 from qemud.qapi.runtime.table import holds
 from qemud.qapi.runtime.wire import encode, to_wire
 from qemud.qapi.targets import DEFAULT_TARGET, TARGETS
@@ -32,7 +32,16 @@ if TYPE_CHECKING:
     from qemud.qapi.runtime.shapes import Shape
     from qemud.qapi.runtime.table import CommandInfo
 
-__all__ = ["Checker", "checker", "encode", "parse_arguments", "parse_type", "to_wire", "use_target"]
+__all__ = [
+    "Checker",
+    "checker",
+    "encode",
+    "parse_arguments",
+    "parse_type",
+    "to_wire",
+    "type_class",
+    "use_target",
+]
 
 _TOO_DEEP = "Parameters are nested too deeply"
 
@@ -104,6 +113,12 @@ class Checker:
             return (visitor or self._exact).visit(type_name, value, where)
         except RecursionError:
             raise GenericError(_TOO_DEEP) from None
+
+    def type_class(self, type_name: str) -> Any:
+        """The class of a struct or enumeration, the abstract class of a union."""
+        shape = self.shape(type_name)
+        assert not isinstance(shape, AlternateShape)
+        return self.python_class(type_name, shape.class_name)
 
     # What the exact visitor asks for
 
@@ -186,14 +201,14 @@ class Checker:
 
     def _is_fast(self, reference: str) -> bool:
         element = reference.strip("[]")
-        if element in fields.BUILTIN_NAMES:
+        if element in BUILTIN_NAMES:
             return True
         shape = self.shape(element)
         return not shape.conditions if isinstance(shape, EnumShape) else shape.fast
 
     def _annotation(self, reference: str) -> Any:
         """The type of a fast value as msgspec takes it."""
-        builtin = fields.BUILTIN_NAMES.get(reference)
+        builtin = BUILTIN_NAMES.get(reference)
         if builtin is not None:
             return getattr(fields, builtin)
         if reference[0] == "[":
@@ -221,4 +236,5 @@ checker = Checker("qemud._generated")
 
 parse_arguments = checker.parse_arguments
 parse_type = checker.parse_type
+type_class = checker.type_class
 use_target = checker.use_target

@@ -98,26 +98,6 @@ Uint32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Uint64 = Annotated[int, Meta(ge=0)]
 Size = Uint64
 
-BUILTIN_NAMES = {
-    "str": "Str",
-    "int": "Int",
-    "int8": "Int8",
-    "int16": "Int16",
-    "int32": "Int32",
-    "int64": "Int64",
-    "uint8": "Uint8",
-    "uint16": "Uint16",
-    "uint32": "Uint32",
-    "uint64": "Uint64",
-    "size": "Size",
-    "number": "Number",
-    "bool": "Bool",
-    "null": "Null",
-    "any": "AnyValue",
-    "QType": "QType",
-}
-"""The schema's name of each built-in type, and the name of this module that stands for it."""
-
 
 class Struct(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """The base of every generated struct: keywords only, absent members left out on the wire."""

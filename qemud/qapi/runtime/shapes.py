@@ -12,6 +12,27 @@ if TYPE_CHECKING:
     from qemud.qapi.runtime.table import ConditionData
 
 
+BUILTIN_NAMES = {
+    "str": "Str",
+    "int": "Int",
+    "int8": "Int8",
+    "int16": "Int16",
+    "int32": "Int32",
+    "int64": "Int64",
+    "uint8": "Uint8",
+    "uint16": "Uint16",
+    "uint32": "Uint32",
+    "uint64": "Uint64",
+    "size": "Size",
+    "number": "Number",
+    "bool": "Bool",
+    "null": "Null",
+    "any": "AnyValue",
+    "QType": "QType",
+}
+"""The schema's name of each built-in type, and what `qemud.qapi.runtime.fields` calls it."""
+
+
 class Presence:
     """What an absent member means."""
 
