@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -41,6 +42,16 @@ def reference() -> Iterator[Starter]:
     """Starts Debian's QEMU in the same way."""
     with contextlib.ExitStack() as programs:
         yield lambda *arguments, **how: programs.enter_context(Program(QEMU, *arguments, **how))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a program that this machine lacks."""
+    needed = {program for mark in item.iter_markers("needs") for program in mark.args}
+    if item.get_closest_marker("differential"):
+        needed.add(QEMU)
+    missing = sorted(program for program in needed if shutil.which(program) is None)
+    if missing:
+        pytest.skip(f"this machine lacks {', '.join(missing)}; .ci/run installs what tests need")
 
 
 def _no_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -3,11 +3,14 @@
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from qemud.demo import DEMO_GUEST
 
 SOURCE = DEMO_GUEST.parent / "guest"
 
 
+@pytest.mark.needs("make", "riscv64-linux-gnu-gcc")
 def test_the_source_builds_to_the_committed_guest(tmp_path: Path) -> None:
     built = subprocess.run(
         ["make", "--silent", "-C", SOURCE, f"OUT={tmp_path}", tmp_path / "demo.bin"],

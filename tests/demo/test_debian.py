@@ -40,6 +40,7 @@ def test_no_apt_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         PrivateApt(tmp_path, suite="trixie", architecture="riscv64")
 
 
+@pytest.mark.needs("apt-get", "apt-cache", "dpkg-deb")
 def test_an_unreachable_mirror_is_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "qemud.demo.debian", "--fetch"],
@@ -94,6 +95,7 @@ def test_initramfs_holds_a_shell_and_what_is_asked() -> None:
     assert entries["init"][0] == 0o100755
 
 
+@pytest.mark.needs("dpkg-deb")
 def test_a_package_is_read(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     (tree / "DEBIAN").mkdir(parents=True)
