@@ -2,4 +2,39 @@
 
 from qemud.qom.types import TypeEntry
 
-TYPES: tuple[TypeEntry, ...] = ()
+_BACKENDS = "qemud.machine.backends"
+
+TYPES: tuple[TypeEntry, ...] = (
+    TypeEntry(
+        "memory-backend",
+        "object",
+        f"{_BACKENDS}:MemoryBackend",
+        abstract=True,
+        interfaces=("user-creatable",),
+    ),
+    TypeEntry(
+        "memory-backend-ram",
+        "memory-backend",
+        f"{_BACKENDS}:MemoryBackendRam",
+        options="MemoryBackendProperties",
+    ),
+    TypeEntry(
+        "memory-backend-memfd",
+        "memory-backend",
+        f"{_BACKENDS}:MemoryBackendMemfd",
+        options="MemoryBackendMemfdProperties",
+    ),
+    TypeEntry(
+        "memory-backend-file",
+        "memory-backend",
+        f"{_BACKENDS}:MemoryBackendFile",
+        options="MemoryBackendFileProperties",
+    ),
+    TypeEntry(
+        "secret",
+        "object",
+        f"{_BACKENDS}:Secret",
+        options="SecretProperties",
+        interfaces=("user-creatable",),
+    ),
+)

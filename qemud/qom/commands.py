@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Raw
 
+from qemud._generated.commands.qdev import QdevCommands
+from qemud._generated.commands.qom import QomCommands
 from qemud._generated.types.qom import (
     ObjectPropertiesValues,
     ObjectPropertyInfo,
@@ -63,7 +65,7 @@ class Services(Protocol):
         """Sends an event to all clients."""
 
 
-class Qom:
+class QomHandlers(QomCommands):
     """Commands of the schema module `qom`."""
 
     def __init__(self, services: Services) -> None:
@@ -139,7 +141,7 @@ class Qom:
         remove_object(self._services.tree, id)
 
 
-class Qdev:
+class QdevHandlers(QdevCommands):
     """Commands of the schema module `qdev`."""
 
     def __init__(self, services: Services) -> None:
