@@ -7,6 +7,10 @@ standard error is the journal (JOURNAL_STREAM), a line with its priority in fron
     log.error("handler failed", command="stop")
 
 Messages of QEMU's command line and warnings that clients read (`PROG: text`) are not records: `report` writes them.
+
+What guests do wrong can come a million times a second and is logged only when `-d` asks for it:
+
+    guest_error("plic", "write to a read-only register", offset=offset)
 """
 
 from __future__ import annotations
@@ -23,6 +27,22 @@ class _Configuration:
 
     stream: TextIO | None = None
     configured = False
+
+
+items: set[str] = set()
+"""What `-d` asks for, names of the schema's `LogItem`."""
+
+
+def guest_error(room: str, event: str, **fields: object) -> None:
+    """Log what no driver should do, where `-d guest_errors` is given."""
+    if "guest_errors" in items:
+        Logger(room).warning(event, **fields)
+
+
+def unimplemented(room: str, event: str, **fields: object) -> None:
+    """Log what the guest asks for and is not built, where `-d unimp` is given."""
+    if "unimp" in items:
+        Logger(room).warning(event, **fields)
 
 
 def program_name() -> str:
