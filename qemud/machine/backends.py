@@ -229,7 +229,7 @@ class MemoryBackendFile(MemoryBackend, type_name="memory-backend-file", options=
         options = self.options
         actual = os.fstat(fd).st_size
         needed = options.offset + options.size
-        if 0 < actual < needed:
+        if actual < needed and (actual or options.readonly):
             raise GenericError(
                 f"{self.id} backing store size 0x{actual:x} is too small for 'size' option "
                 f"0x{options.size:x} plus 'offset' option 0x{options.offset:x}"

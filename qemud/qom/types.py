@@ -103,6 +103,17 @@ class Registry:
             cls = self._classes.setdefault(name, found)
         return cls
 
+    def unlisted(self) -> list[type[Object]]:
+        """Classes of this package, known so far, that no list has."""
+        listed = {
+            entry.name for room in self._rooms for entry in importlib.import_module(room + ".qom_types").TYPES
+        }
+        return [
+            cls
+            for name, cls in self._classes.items()
+            if name not in listed and cls.__module__.startswith("qemud.")
+        ]
+
     def lineage(self, name: str) -> Iterator[TypeEntry]:
         """The type and its ancestors, nearest first; nothing for an unknown name."""
         entry = self.entry(name)
@@ -164,77 +175,10 @@ def entry_of(cls: type[Object]) -> TypeEntry:
 
 
 def verify_bindings(registry: Registry | None = None) -> list[str]:
-    """Import every listed class and compare lists, classes and schema; a sentence for each disagreement."""
-    found = registry or types
-    sentences: list[str] = []
-    for entry in found:
-        sentences += _verify(found, entry)
-    return sentences
+    """Compare lists, classes and schema; a sentence for each disagreement.  See `qemud.qom.bindings`."""
+    from qemud.qom.bindings import verify
 
-
-def _verify(registry: Registry, entry: TypeEntry) -> Iterator[str]:
-    """The disagreements about one type."""
-    name = entry.name
-    if entry.parent and registry.entry(entry.parent) is None:
-        yield f"type '{name}' has the parent '{entry.parent}', which is no type"
-    for interface in entry.interfaces:
-        if registry.entry(interface) is None:
-            yield f"type '{name}' implements '{interface}', which is no type"
-    for struct in (entry.options, entry.status):
-        try:
-            properties.of_struct(struct)
-        except LookupError:
-            yield f"type '{name}' is bound to '{struct}', which the schema does not define"
-            return
-    members = {given.name for given in registry.properties(name)}
-    for member, target in entry.links:
-        if member not in members:
-            yield f"type '{name}' has a link '{member}', which is no property of it"
-        if registry.entry(target) is None:
-            yield f"type '{name}' links '{member}' to '{target}', which is no type"
-    if not entry.location:
-        return
-    try:
-        cls = registry.find(name)
-    except (ImportError, AttributeError) as error:
-        yield f"type '{name}' has no class at {entry.location}: {error}"
-        return
-    assert cls is not None
-    if cls.__dict__.get("type_name") != name:
-        yield f"type '{name}' is listed at {entry.location}, whose type is '{cls.type_name}'"
-        return
-    actual = entry_of(cls)
-    for field, listed, bound in zip(TypeEntry._fields, entry, actual, strict=True):
-        if listed != bound:
-            yield f"type '{name}' is listed with {field} {listed!r}, its class has {bound!r}"
-    state = cls.__dict__.get("state_type")
-    if state is not None and getattr(state, "__state_version__", None) is None:
-        yield f"the state of type '{name}' is bound to '{state.__name__}', which has no version in the schema"
-    yield from _verify_defaults(cls, entry)
-
-
-def _verify_defaults(cls: type[Object], entry: TypeEntry) -> Iterator[str]:
-    """Whether the struct's defaults are those that the property table shows."""
-    struct = cls.__dict__.get("options_type")
-    if struct is None:
-        return
-    from msgspec import NODEFAULT
-    from msgspec.structs import fields
-
-    from qemud.qom.object import plain
-
-    table = {given.name: given for given in properties.of_struct(entry.options)}
-    for field in fields(struct):
-        given = table.get(field.encode_name)
-        if given is None:
-            yield f"type '{entry.name}': '{entry.options}' has no member '{field.encode_name}' in the schema"
-        elif given.has_default:
-            value = field.default_factory() if field.default_factory is not NODEFAULT else field.default
-            if plain(value) != given.default:
-                yield (
-                    f"type '{entry.name}': '{field.encode_name}' has the default {plain(value)!r} in Python "
-                    f"and {given.default!r} in the schema"
-                )
+    return list(verify(registry or types))
 
 
 types = Registry()

@@ -1,0 +1,1 @@
+"""Devices of no particular kind."""
