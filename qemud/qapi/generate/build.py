@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qemud.qapi.generate import commands, events, properties, shapes, types
+from qemud.qapi.generate import commands, events, introspect, json_schema, properties, shapes, types
 from qemud.qapi.generate.layout import Layout
 from qemud.qapi.generate.writer import Output
 from qemud.qapi.schema import load
@@ -25,7 +25,15 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 ROOT_SCHEMA = REPOSITORY / "qapi" / "qapi-schema.json"
 PACKAGE_DIRECTORY = REPOSITORY / "qemud" / "_generated"
 
-_GENERATORS = (types.generate, properties.generate, shapes.generate, commands.generate, events.generate)
+_GENERATORS = (
+    types.generate,
+    properties.generate,
+    shapes.generate,
+    commands.generate,
+    events.generate,
+    introspect.generate,
+    json_schema.generate,
+)
 
 
 def build(schema: Schema, out: Path) -> list[Path]:

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
     from qemud.qapi.runtime.table import ConditionData
 
-EMPTY_TYPE = "q_empty"
-
 
 @dataclass(slots=True)
 class UnionClass:

@@ -8,17 +8,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qemud.qapi.generate.layout import EMPTY_TYPE, Layout, admits_null, condition_data, is_empty
+from qemud.qapi.generate.layout import Layout, admits_null, condition_data, is_empty
 from qemud.qapi.model import AlternateType, ArrayType, BuiltinType, EnumType, Member, ObjectType, SchemaType
 from qemud.qapi.names import class_name, module_name, python_name
-from qemud.qapi.runtime.shapes import AlternateShape as AlternateShapeRow
-from qemud.qapi.runtime.shapes import Alternative, EnumShape, MemberShape, ObjectShape, Presence, VariantShape
+from qemud.qapi.runtime.shapes import (
+    EMPTY_TYPE,
+    AlternateShape,
+    Alternative,
+    EnumShape,
+    MemberShape,
+    ObjectShape,
+    Presence,
+    VariantShape,
+)
 
 if TYPE_CHECKING:
     from qemud.qapi.generate.writer import Output
     from qemud.qapi.runtime.table import ConditionData
 
-QTYPES = {
+KINDS = {
     "string": "str",
     "number": "num",
     "int": "num",
@@ -64,7 +72,7 @@ def qtype(entity: SchemaType) -> str:
     """The kind of JSON value that chooses the type in an alternate."""
     match entity:
         case BuiltinType():
-            return QTYPES[entity.json_type]
+            return KINDS[entity.json_type]
         case EnumType():
             return "str"
         case ArrayType():
@@ -88,7 +96,7 @@ def _shape(layout: Layout, entity: EnumType | ObjectType | AlternateType) -> Any
                 qtype(member.type): Alternative(type_reference(member.type), condition_data(member.condition))
                 for member in entity.alternatives
             }
-            return AlternateShapeRow(entity.name, alternatives, layout.fast(entity))
+            return AlternateShape(entity.name, alternatives, layout.fast(entity))
         case ObjectType():
             members = tuple(_member(member) for member in entity.members)
             fast = layout.fast(entity)
@@ -121,7 +129,7 @@ def _member(member: Member) -> MemberShape:
 def _nested_rows(shapes: Any) -> set[str]:
     names: set[str] = set()
     for shape in shapes:
-        if isinstance(shape, AlternateShapeRow):
+        if isinstance(shape, AlternateShape):
             names.add("Alternative")
         if isinstance(shape, ObjectShape):
             if shape.members:

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
 from msgspec import UNSET
 
 from qemud.qapi.runtime.errors import GenericError
-from qemud.qapi.runtime.shapes import AlternateShape, EnumShape, MemberShape, ObjectShape, Presence
+from qemud.qapi.runtime.shapes import (
+    EMPTY_TYPE,
+    INTEGER_RANGES,
+    QTYPES,
+    AlternateShape,
+    EnumShape,
+    MemberShape,
+    ObjectShape,
+    Presence,
+)
 from qemud.qapi.runtime.table import holds
 
 if TYPE_CHECKING:
@@ -25,19 +34,8 @@ if TYPE_CHECKING:
 
     from qemud.qapi.runtime.shapes import Shape
 
-EMPTY_TYPE = "q_empty"
-
 # Where a value stands: (where its container stands, member name or list index); None for the root.
 Where: TypeAlias = tuple[Any, str | int] | None
-
-RANGES: dict[str, tuple[int, int]] = {
-    f"{'u' if low == 0 else ''}int{bits}": (low, low + (1 << bits) - 1)
-    for bits in (8, 16, 32)
-    for low in (0, -(1 << (bits - 1)))
-}
-"""The integer types that are narrower than 64 bits."""
-
-QTYPES = ("none", "qnull", "qnum", "qstring", "qdict", "qlist", "qbool")
 
 # The kind of a JSON value as alternates tell them apart.
 _KINDS: dict[type, str] = {
@@ -93,7 +91,7 @@ class ExactVisitor:
             return scalar(value, where)
         if reference[0] == "[":
             return self._list(reference[1:-1], value, where)
-        if reference in RANGES:
+        if reference in INTEGER_RANGES:
             return self._ranged(reference, value, where)
         shape = self._types.shape(reference)
         if isinstance(shape, ObjectShape):
@@ -242,7 +240,7 @@ class ExactVisitor:
 
     def _ranged(self, reference: str, value: Any, where: Where) -> int:
         """An integer narrower than 64 bits: read as one of 64, then held to its range."""
-        low, high = RANGES[reference]
+        low, high = INTEGER_RANGES[reference]
         # QEMU reads negative numbers as huge ones here, and then finds them out of range.
         fits = type(value) is int and low <= value <= high
         if not fits:

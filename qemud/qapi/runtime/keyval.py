@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from qemud.qapi.runtime import scalars
 from qemud.qapi.runtime.check import Checker, checker
 from qemud.qapi.runtime.errors import GenericError
-from qemud.qapi.runtime.exact import RANGES, ExactVisitor
+from qemud.qapi.runtime.exact import ExactVisitor
+from qemud.qapi.runtime.shapes import INTEGER_RANGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,7 +122,7 @@ class KeyvalVisitor(ExactVisitor):
         if self._is_typed(value):
             return super()._ranged(reference, value, where)
         text = self._string(value, where)
-        low, high = RANGES[reference]
+        low, high = INTEGER_RANGES[reference]
         try:
             number = scalars.parse_int64(text)
         except ValueError:

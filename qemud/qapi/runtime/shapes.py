@@ -12,6 +12,26 @@ if TYPE_CHECKING:
     from qemud.qapi.runtime.table import ConditionData
 
 
+EMPTY_TYPE = "q_empty"
+"""The name of the type of no arguments, no result and no branch."""
+
+INTEGER_RANGES: dict[str, tuple[int, int]] = {
+    "int": (-(1 << 63), (1 << 63) - 1),
+    "int8": (-(1 << 7), (1 << 7) - 1),
+    "int16": (-(1 << 15), (1 << 15) - 1),
+    "int32": (-(1 << 31), (1 << 31) - 1),
+    "int64": (-(1 << 63), (1 << 63) - 1),
+    "uint8": (0, (1 << 8) - 1),
+    "uint16": (0, (1 << 16) - 1),
+    "uint32": (0, (1 << 32) - 1),
+    "uint64": (0, (1 << 64) - 1),
+    "size": (0, (1 << 64) - 1),
+}
+"""The least and the greatest value of each built-in integer type."""
+
+QTYPES = ("none", "qnull", "qnum", "qstring", "qdict", "qlist", "qbool")
+"""The values of the built-in enumeration `QType`."""
+
 BUILTIN_NAMES = {
     "str": "Str",
     "int": "Int",
