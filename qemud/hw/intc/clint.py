@@ -24,14 +24,19 @@ from qemud.qapi.runtime.errors import GenericError
 from qemud.qom.device import SysBusDevice
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from qemud.machine.clock import Timer
 
 SWI_SIZE = 0x4000
 _MAX_HARTS = 4095
 _MASK64 = (1 << 64) - 1
 _NEVER = _MASK64
-_LATEST = (1 << 63) - 1
+_SIGN = 1 << 63
+_LATEST = _SIGN - 1
 """No clock shows a later time, ns."""
+_FARTHEST = 1 << 61
+"""The most that an engine's counter is moved, ns (73 years)."""
 
 
 class AclintSwi(
@@ -112,6 +117,8 @@ class AclintMtimer(
         super().__init__(options)
         self.init_irq(self.options.num_harts)
         self._timers: list[Timer] = []
+        self.on_time_set: Callable[[], None] | None = None
+        """Told when MTIME jumps: when the guest writes it."""
 
     def initial_state(self) -> RiscvAclintMtimerState:
         """MTIMECMP is undefined after a reset; the latest time leaves a firmware that does not care in peace."""
@@ -140,7 +147,7 @@ class AclintMtimer(
     def reset_enter(self) -> None:
         """MTIME begins at 0 again."""
         self.state = self.initial_state()
-        self.state.time_delta = -self._ticks() & _MASK64
+        self._set_delta(-self._ticks())
         for timer in self._timers:
             timer.cancel()
 
@@ -158,6 +165,7 @@ class AclintMtimer(
 
     def after_load(self) -> None:
         """Timers and lines as the registers say."""
+        self._set_delta(self.state.time_delta)
         for hart in range(self.options.num_harts):
             self._compare(hart)
 
@@ -174,6 +182,13 @@ class AclintMtimer(
         # Time passes within a tick, too: count from the tick's beginning.
         begin = -(-self._ticks() * NS_PER_SECOND // self.options.timebase_freq)
         return min(begin + nanoseconds, _LATEST)
+
+    def _set_delta(self, ticks: int) -> None:
+        """Move MTIME, and with it the counter that `rdtime` reads, against the virtual clock."""
+        self.state.time_delta = ticks & _MASK64
+        signed = (ticks + _SIGN & _MASK64) - _SIGN
+        nanoseconds = signed * NS_PER_SECOND // self.options.timebase_freq
+        self.machine.clock.set_counter_delta(max(-_FARTHEST, min(nanoseconds, _FARTHEST)))
 
     def _ticks(self) -> int:
         now: int = self.machine.clock.now()
@@ -194,9 +209,11 @@ class AclintMtimer(
         """MTIME or MTIMECMP, whole or half; what is no register ignores it."""
         if offset & ~7 == self.options.time_base:
             time = _merge(self.time(), offset, value, size)
-            self.state.time_delta = (time - self._ticks()) & _MASK64
+            self._set_delta(time - self._ticks())
             for hart in range(self.options.num_harts):
                 self._compare(hart)
+            if self.on_time_set is not None:
+                self.on_time_set()
         elif 0 <= (hart := (offset - self.options.timecmp_base) >> 3) < self.options.num_harts:
             self.state.timecmp[hart] = _merge(self.state.timecmp[hart], offset, value, size)
             self._compare(hart)
