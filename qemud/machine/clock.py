@@ -138,11 +138,21 @@ class VirtualClock(Clock):
         super().__init__(source)
         self._offset = 0
         self._frozen: int | None = 0
+        self.on_change: Callable[[], None] | None = None
+        """Called when time starts, stops or is set: an engine tells the guest the time without asking here."""
+
+        self.counter_delta = 0
+        """What the guest's own counter (mtime, `rdtime`) is ahead of this clock, ns; the guest may set its counter."""
 
     @property
     def running(self) -> bool:
         """Whether time passes."""
         return self._frozen is None
+
+    @property
+    def offset(self) -> int:
+        """While time passes: the guest's time less the source's (ns)."""
+        return self._offset
 
     def now(self) -> int:
         """The guest's time, ns; the same value for as long as the clock is stopped."""
@@ -154,11 +164,13 @@ class VirtualClock(Clock):
         if self._frozen is not None:
             self._offset = self._frozen - self._source()
             self._frozen = None
+            self._changed()
 
     def stop(self) -> None:
         """Let time stand still."""
         if self._frozen is None:
             self._frozen = self.now()
+            self._changed()
 
     def save(self) -> int:
         """The guest's time, to be given to `load` in another process."""
@@ -170,6 +182,17 @@ class VirtualClock(Clock):
             self._offset = now - self._source()
         else:
             self._frozen = now
+        self._changed()
+
+    def set_counter_delta(self, delta: int) -> None:
+        """Move the guest's counter against this clock, without touching the clock itself."""
+        if delta != self.counter_delta:
+            self.counter_delta = delta
+            self._changed()
+
+    def _changed(self) -> None:
+        if self.on_change is not None:
+            self.on_change()
 
 
 class RealtimeClock(Clock):
