@@ -23,6 +23,11 @@ class TypeRef:
     name: str
     is_array: bool = False
 
+    @property
+    def type_name(self) -> str:
+        """The name of the type itself: an array type's is its element's with `List` behind."""
+        return self.name + "List" if self.is_array else self.name
+
 
 @dataclass(frozen=True, slots=True)
 class MemberDeclaration:

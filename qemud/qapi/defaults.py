@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
+from qemud.qapi.diagnostics import SchemaError
 from qemud.qapi.model import AlternateType, ArrayType, BuiltinType, EnumType, ObjectType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from qemud.qapi.model import SchemaType
-    from qemud.qapi.parser import Value
+    from qemud.qapi.diagnostics import Site
+    from qemud.qapi.model import Member, SchemaType
 
 INTEGER_RANGES: dict[str, tuple[int, int]] = {
     "int": (-(1 << 63), (1 << 63) - 1),
@@ -30,15 +29,14 @@ INTEGER_RANGES: dict[str, tuple[int, int]] = {
 }
 
 
-def check_default(member: str, value: Value, type_: SchemaType, fail: Callable[[str], Exception]) -> None:
-    """Raise what `fail` makes of the reason when `value` cannot be the default of `member` of type `type_`."""
-    source = f"default of member '{member}'"
-    reason = _misfit(value, type_)
+def check_default(member: Member, site: Site) -> None:
+    """Raise `SchemaError` when the default of `member`, a part of `site`, is none of its type."""
+    reason = _misfit(member.default, member.type)
     if reason is not None:
-        raise fail(f"{source} {reason}")
+        raise SchemaError.at(site, f"default of member '{member.name}' {reason}")
 
 
-def _misfit(value: Value, type_: SchemaType) -> str | None:
+def _misfit(value: object, type_: SchemaType) -> str | None:
     """Why `value` is none of `type_`, as the end of a sentence; None when it is one."""
     match type_:
         case BuiltinType():
@@ -62,7 +60,7 @@ def _misfit(value: Value, type_: SchemaType) -> str | None:
             assert_never(type_)
 
 
-def _builtin_misfit(value: Value, type_: BuiltinType) -> str | None:
+def _builtin_misfit(value: object, type_: BuiltinType) -> str | None:
     match type_.json_type:
         case "string":
             return None if isinstance(value, str) else "must be a string"

@@ -157,18 +157,17 @@ class DocReader:
         self._token = token
 
     def read(self) -> DocComment:
-        """The comment; the lexer then stands behind its closing `##`."""
+        """The comment; the lexer then stands behind its closing `##`.
+
+        The caller says `end()` to it once it has the next token, for an error in that comes first.
+        """
         if self._token.value != "##":
             raise self._error("junk after '##' at start of documentation comment")
         info = self._lexer.info(self._token)
         line = self._next_line()
-        doc = (
-            self._definition(info, line)
-            if line is not None and line.startswith("@")
-            else self._free(info, line)
-        )
-        doc.end()
-        return doc
+        if line is not None and line.startswith("@"):
+            return self._definition(info, line)
+        return self._free(info, line)
 
     def _error(self, text: str) -> SchemaError:
         return self._lexer.error(self._token, text)

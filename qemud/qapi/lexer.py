@@ -16,7 +16,7 @@ from qemud.qapi.diagnostics import SchemaError
 from qemud.qapi.model import Info
 
 TokenKind: TypeAlias = Literal["{", "}", ":", ",", "[", "]", "string", "literal", "comment", "end"]
-Literal_: TypeAlias = str | bool | int | float | None
+Scalar: TypeAlias = str | bool | int | float | None
 
 _PUNCTUATION: dict[str, TokenKind] = {"{": "{", "}": "}", ":": ":", ",": ",", "[": "[", "]": "]"}
 _BLANKS = re.compile(r"[^\S\n]+")
@@ -35,7 +35,7 @@ class Token(NamedTuple):
     """A token: its kind, its value (of strings, literals and comments), and where it starts."""
 
     kind: TokenKind
-    value: Literal_
+    value: Scalar
     offset: int
     line: int
     line_start: int  # offset of the line's first character
@@ -100,7 +100,7 @@ class Lexer:
                     raise self._stray(start)
                 return token
 
-    def _token(self, kind: TokenKind, value: Literal_, start: int) -> Token:
+    def _token(self, kind: TokenKind, value: Scalar, start: int) -> Token:
         return Token(kind, value, start, self._line, self._line_start)
 
     def _string(self, start: int) -> Token:
@@ -108,22 +108,23 @@ class Lexer:
         if plain:
             self._cursor = plain.end()
             return self._token("string", self._source[start + 1 : self._cursor - 1], start)
-        # An escape, or something that is not allowed in a string.
+        # There is an escape in it, or something that must not be.
         here = self._token("string", None, start)
         value = ""
         at = start + 1
         while True:
             char = self._source[at]
-            if char == "\\" and self._source[at + 1] != "\n":
+            escaped = char == "\\"
+            if escaped:
                 at += 1
                 char = self._source[at]
-                if char != "\\":
-                    raise self.error(here, f"unknown escape \\{char}")
-            elif char == "'":
+            if char == "\n":
+                raise self.error(here, 'missing terminating "\'"')
+            if escaped and char != "\\":
+                raise self.error(here, f"unknown escape \\{_printable(char)}")
+            if char == "'" and not escaped:
                 self._cursor = at + 1
                 return self._token("string", value, start)
-            elif char == "\n" or (char == "\\" and self._source[at + 1] == "\n"):
-                raise self.error(here, 'missing terminating "\'"')
             if not " " <= char <= "~":
                 raise self.error(here, "funny character in string")
             value += char
@@ -165,3 +166,8 @@ class Lexer:
         for char in self._source[token.line_start : token.offset]:
             column = (column + 7) % 8 + 1 if char == "\t" else column + 1
         return column
+
+
+def _printable(text: str) -> str:
+    """`text` without control characters, which a diagnostic must not carry to a terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -137,6 +137,7 @@ class _FileParser:
                 self._reject_definition_doc(doc)
                 doc = DocReader(self._lexer, self._token).read()
                 self._advance()
+                doc.end()
                 self._parsed.docs.append(doc)
                 if doc.symbol is None:
                     self._file.free_docs.append(doc)
