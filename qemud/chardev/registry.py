@@ -1,0 +1,297 @@
+"""The set of chardevs, by ID.
+
+    chardevs = Chardevs(report=log_line, end=services.request_quit)
+    chardev = await chardevs.add("c", backend)                    # QMP's types
+    chardev = await chardevs.open_options("pty,id=c")             # -chardev
+    chardev = await chardevs.open_compact("serial0", "mon:stdio", mux_monitor=True)      # -serial, -qmp
+    await chardevs.close_all()                                    # at the end: what is pending leaves, paths are removed
+
+Each kind is imported when the first of it is made.  Who keeps a composition tree passes `added` and `removed`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from qemud.qapi.runtime.errors import GenericError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+    from qemud._generated.types.char import ChardevBackend, ChardevCommon
+    from qemud.chardev.address import Identity, ResolveFd
+    from qemud.chardev.log import Log
+    from qemud.chardev.options import Description
+    from qemud.chardev.stream import Chardev
+
+DRAIN_TIMEOUT = 1.0
+"""Seconds for pending output to leave before a chardev is closed."""
+
+
+def _announce(line: str) -> None:
+    """Tell on standard output which terminal was made, as QEMU does; programs look for this line."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _ignore(_: object) -> None:
+    """Where nobody wants to know."""
+
+
+async def _drain(chardevs: list[Chardev]) -> None:
+    """Let pending output leave, for a short while."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_TIMEOUT):
+            for chardev in chardevs:
+                await chardev.drain()
+
+
+class Chardevs:
+    """All chardevs of the process.  Everything but `get` belongs to the event loop."""
+
+    def __init__(
+        self,
+        *,
+        report: Callable[[str], object] = _ignore,
+        announce: Callable[[str], object] = _announce,
+        end: Callable[[], object] = lambda: None,
+        added: Callable[[Chardev], object] = _ignore,
+        removed: Callable[[Chardev], object] = _ignore,
+    ) -> None:
+        """`report` takes lines for people ("info: …", "warning: …"); `end` ends the emulator, for a multiplexer's Ctrl-A x."""
+        self._chardevs: dict[str, Chardev] = {}
+        self._opening: set[str] = set()
+        self._report = report
+        self._announce = announce
+        self._end = end
+        self._added = added
+        self._removed = removed
+
+    def __iter__(self) -> Iterator[Chardev]:
+        return iter(list(self._chardevs.values()))
+
+    def get(self, label: str) -> Chardev | None:
+        """The chardev with an ID."""
+        return self._chardevs.get(label)
+
+    # -- QMP's operations --------------------------------------------------------------------------------------------
+
+    async def add(
+        self, label: str, backend: ChardevBackend, *, resolve_fd: ResolveFd | None = None
+    ) -> Chardev:
+        """Make a chardev; all or nothing.  `resolve_fd` finds descriptors by name.
+
+        GenericError: the ID is taken, or it cannot be opened.
+        """
+        if self._is_taken(label):
+            raise GenericError(f"Chardev with id '{label}' already exists")
+        try:
+            return await self._add(label, backend, resolve_fd)
+        except GenericError as error:
+            raise GenericError(f"Failed to add chardev '{label}': {error}") from None
+
+    async def remove(self, label: str) -> None:
+        """Remove a chardev that nobody uses; what is pending leaves first, if it can."""
+        chardev = self._chardevs.get(label)
+        if chardev is None:
+            raise GenericError(f"Chardev '{label}' not found")
+        if chardev.is_busy:
+            raise GenericError(f"Chardev '{label}' is busy")
+        self._forget(chardev)
+        try:
+            await _drain([chardev])
+        finally:
+            chardev.close()
+
+    async def change(
+        self, label: str, backend: ChardevBackend, *, resolve_fd: ResolveFd | None = None
+    ) -> Chardev:
+        """Put another chardev in the place of one; its user, if it has one, goes over.
+
+        GenericError: there is none, it or its user does not allow it, or the new one cannot be opened; the old one stays then.
+        """
+        old = self._chardevs.get(label)
+        if old is None or label in self._opening:
+            raise GenericError(f"Chardev '{label}' does not exist")
+        if old.kind == "mux":
+            raise GenericError("For mux or hub device hotswap is not supported yet")
+        if not old.can_hand_over:
+            raise GenericError("Chardev user does not support chardev hotswap")
+        try:
+            new = await self._open(label, backend, resolve_fd, replaces=old.identities)
+        except GenericError as error:
+            raise (
+                error if old.is_busy else GenericError(f"Failed to add chardev '{label}': {error}")
+            ) from None
+        if self._chardevs.get(label) is not old or not old.can_hand_over:
+            new.close()
+            raise GenericError(f"Chardev '{label}' change failed")
+        self._removed(old)
+        self._chardevs[label] = new
+        self._added(new)
+        old.hand_over(new)
+        old.close()
+        return new
+
+    # -- the command line --------------------------------------------------------------------------------------------
+
+    async def open_options(self, text: str) -> Chardev:
+        """Make the chardev that an argument of -chardev describes.  GenericError, with QEMU's text."""
+        from qemud.chardev.options import parse_options
+
+        description = parse_options(text, self._warn)
+        assert description.label is not None
+        if self._is_taken(description.label):
+            raise GenericError(f"Duplicate ID '{description.label}' for chardev")
+        return await self._add_described(description.label, description)
+
+    async def open_compact(self, label: str, text: str, *, mux_monitor: bool = False) -> Chardev:
+        """Make the chardev that the short form describes, or find the one that `chardev:ID` names.
+
+        GenericError, with QEMU's text; `qemud.chardev.options.NotationError` where QEMU adds a line about the notation.
+        """
+        if text.startswith("chardev:"):
+            found = self._chardevs.get(text.removeprefix("chardev:"))
+            if found is None:
+                raise GenericError(f'chardev "{text.removeprefix("chardev:")}" not found')
+            return found
+        from qemud.chardev.options import parse_compact
+
+        description = parse_compact(text, mux_monitor=mux_monitor, warn=self._warn)
+        if self._is_taken(label):
+            raise GenericError(f"Duplicate ID '{label}' for chardev")
+        return await self._add_described(label, description)
+
+    async def _add_described(self, label: str, description: Description) -> Chardev:
+        """Make a chardev and, where it is wanted, a multiplexer on top."""
+        if not description.mux:
+            return await self._add(label, description.backend, None)
+        from qemud._generated.types.char import ChardevBackendMux, ChardevMux
+
+        base = f"{label}-base"
+        if self._is_taken(base):
+            raise GenericError(f"Duplicate ID '{base}' for chardev")
+        await self._add(base, description.backend, None)
+        return await self._add(label, ChardevBackendMux(data=ChardevMux(chardev=base)), None)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    async def close_all(self) -> None:
+        """Let pending output leave, for a short while, then close everything, the newest first."""
+        await _drain(list(self._chardevs.values()))
+        self.close_now()
+
+    def close_now(self) -> None:
+        """Close everything at once."""
+        for chardev in reversed(list(self._chardevs.values())):
+            self._forget(chardev)
+            chardev.close()
+
+    # -- making ------------------------------------------------------------------------------------------------------
+
+    def _is_taken(self, label: str) -> bool:
+        """Whether an ID has an owner, perhaps one that is being opened."""
+        return label in self._chardevs or label in self._opening
+
+    def _warn(self, text: str) -> None:
+        """Pass a warning on."""
+        self._report(f"warning: {text}")
+
+    async def _add(self, label: str, backend: ChardevBackend, resolve_fd: ResolveFd | None) -> Chardev:
+        """Open and remember."""
+        chardev = await self._open(label, backend, resolve_fd)
+        self._chardevs[label] = chardev
+        self._added(chardev)
+        return chardev
+
+    def _forget(self, chardev: Chardev) -> None:
+        """The ID is free."""
+        del self._chardevs[chardev.label]
+        self._removed(chardev)
+
+    async def _open(
+        self,
+        label: str,
+        backend: ChardevBackend,
+        resolve_fd: ResolveFd | None,
+        replaces: Collection[Identity] = (),
+    ) -> Chardev:
+        """Make and open a chardev; nothing is left behind when that fails."""
+        from qemud.chardev.log import open_log
+
+        common: ChardevCommon = backend.data  # type: ignore[attr-defined]  # every kind has it
+        self._opening.add(label)
+        try:
+            log = open_log(common) if common.logfile is not None else None
+            try:
+                chardev = self._make(label, backend, log, resolve_fd, replaces)
+            except BaseException:
+                if log is not None:
+                    log.close()
+                raise
+            try:
+                await chardev.open()
+            except BaseException:
+                chardev.close()
+                raise
+        finally:
+            self._opening.discard(label)
+        return chardev
+
+    def _make(
+        self,
+        label: str,
+        backend: ChardevBackend,
+        log: Log | None,
+        resolve_fd: ResolveFd | None,
+        replaces: Collection[Identity],
+    ) -> Chardev:
+        """The object of a kind, not open yet."""
+        from qemud._generated.types import char
+
+        if isinstance(backend, char.ChardevBackendSocket):
+            from qemud.chardev.address import inherited_fd
+            from qemud.chardev.socket import SocketChardev
+
+            return SocketChardev(
+                label,
+                backend.data,
+                log,
+                resolve_fd=resolve_fd or inherited_fd,
+                report=self._report,
+                replaces=replaces,
+            )
+        if isinstance(backend, char.ChardevBackendStdio):
+            from qemud.chardev.stdio import StdioChardev
+
+            return StdioChardev(label, backend.data, log)
+        if isinstance(backend, char.ChardevBackendPty):
+            from qemud.chardev.pty import PtyChardev
+
+            return PtyChardev(label, backend.data, log, announce=self._announce)
+        if isinstance(backend, char.ChardevBackendFile):
+            from qemud.chardev.file import FileChardev
+
+            return FileChardev(label, backend.data, log)
+        if isinstance(backend, char.ChardevBackendPipe):
+            from qemud.chardev.pipe import PipeChardev
+
+            return PipeChardev(label, backend.data, log)
+        if isinstance(backend, char.ChardevBackendRingbuf | char.ChardevBackendMemory):
+            from qemud.chardev.ringbuf import RingbufChardev
+
+            return RingbufChardev(label, backend.data.size, log)
+        if isinstance(backend, char.ChardevBackendMux):
+            from qemud.chardev.mux import MuxChardev
+
+            base = self._chardevs.get(backend.data.chardev)
+            if base is None:
+                raise GenericError(f"mux: base chardev {backend.data.chardev} not found")
+            return MuxChardev(label, base, log, end=self._end)
+        from qemud.chardev.null import NullChardev
+
+        assert isinstance(backend, char.ChardevBackendNull)
+        return NullChardev(label, log)

@@ -1,0 +1,331 @@
+"""A chardev over a stream socket: UNIX (also abstract), TCP, or one that is open already; server or client.
+
+A server serves one client at a time and accepts the next when that one has gone.  A client connects once, or again and again
+with `reconnect-ms`.  UNIX sockets carry descriptors (SCM_RIGHTS), which uvloop's transports would lose: the socket is
+read by recvmsg(2) under the loop's `add_reader`, and each message's descriptors wait for `take_fds`.
+
+Source: QEMU 10.0, chardev/char-socket.c, for options, states and texts.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import os
+import socket
+from collections import deque
+from typing import TYPE_CHECKING
+
+from qemud._generated.types.sockets import FdSocketAddress
+from qemud.chardev import address as addresses
+from qemud.chardev.descriptor import DescriptorChardev, Output
+from qemud.chardev.stream import ChardevEvent
+from qemud.qapi.runtime.errors import GenericError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from qemud._generated.types.char import ChardevSocket
+    from qemud.chardev.address import Identity, Listener, ResolveFd
+    from qemud.chardev.log import Log
+    from qemud.chardev.telnet import Decoder
+
+_MAX_FDS = 16
+"""The most descriptors that one message may carry, as in QEMU; the kernel closes the others."""
+
+_MAX_MESSAGES = 16
+"""How many messages' descriptors wait for a user; more close the oldest."""
+
+_ACCEPT_AGAIN = 1.0
+"""Seconds until a client is accepted that there were no descriptors for."""
+
+_ANCILLARY = socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
+_RECEIVE_FLAGS = socket.MSG_CMSG_CLOEXEC
+
+
+class SocketChardev(DescriptorChardev):
+    """A stream socket; open while a connection exists."""
+
+    kind = "socket"
+    _loop: asyncio.AbstractEventLoop
+
+    def __init__(
+        self,
+        label: str,
+        options: ChardevSocket,
+        log: Log | None = None,
+        *,
+        resolve_fd: ResolveFd = addresses.inherited_fd,
+        report: Callable[[str], object] = lambda _: None,
+        replaces: Collection[Identity] = (),
+    ) -> None:
+        """`report` takes a line for people: "info: …" while waiting, "Unable to connect …" while reconnecting.
+
+        GenericError: the options do not go together.
+        """
+        _validate(options)
+        super().__init__(label, log)
+        self._options = options
+        self._address: addresses.Address | None = addresses.flatten(options.addr)
+        self._resolve_fd = resolve_fd
+        self._report = report
+        self._replaces = replaces
+        self._scheme = "telnet" if options.telnet else "tcp"
+        self._reconnect_ms = max(
+            0, options.reconnect_ms or 0 if options.reconnect is None else options.reconnect * 1000
+        )
+        self._listener: Listener | None = None
+        self._socket: socket.socket | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._connected: asyncio.Future[None] | None = None
+        self._trouble_reported = False
+        self._fds: deque[list[int]] = deque()
+        self._decoder: Decoder | None = None
+        self._encode: Callable[[bytes], bytes] = bytes
+        self._recv: Callable[[int], bytes] = _nothing
+        self._name_disconnected()
+
+    @property
+    def identities(self) -> tuple[Identity, ...]:
+        """As in the base."""
+        found = None if self._listener is None else self._listener.identity
+        return () if found is None else (found,)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection."""
+        return self._socket is not None
+
+    # -- opening and closing -----------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Listen, or connect; with `wait`, until somebody is there."""
+        self._loop = asyncio.get_running_loop()
+        address = self._address
+        assert address is not None
+        if not self._options.server:
+            if self._reconnect_ms > 0:
+                self._task = self._loop.create_task(self._reconnect())
+            else:
+                self._serve(await addresses.connect(address, self._resolve_fd))
+            return
+        self._listener = await addresses.listen(address, self._resolve_fd, self._replaces)
+        self._address = self._listener.local()
+        self._name_disconnected()
+        self._accept_on()
+        if self._options.wait:
+            self._report(f"info: QEMU waiting for connection on: {self.filename}")
+            self._connected = self._loop.create_future()
+            try:
+                await self._connected
+            except asyncio.CancelledError:
+                self.close()
+                raise
+            finally:
+                self._connected = None
+
+    def close(self) -> None:
+        """As in the base; a path that was made here is removed."""
+        self._reconnect_ms = 0
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._drop_connection()
+        if self._listener is not None:
+            self._accept_off()
+            self._listener.close()
+            self._listener = None
+        super().close()
+
+    # -- connections -------------------------------------------------------------------------------------------------
+
+    def _accept_on(self) -> None:
+        """Look for a client."""
+        if self._listener is not None:
+            for sock in self._listener.sockets:
+                self._loop.add_reader(sock.fileno(), self._accept, sock)
+
+    def _accept_off(self) -> None:
+        """Leave clients in the backlog."""
+        if self._listener is not None:
+            for sock in self._listener.sockets:
+                self._loop.remove_reader(sock.fileno())
+
+    def _accept(self, listening: socket.socket) -> None:
+        """A client knocks."""
+        if self._socket is not None:
+            return
+        try:
+            sock, _ = listening.accept()
+        except (BlockingIOError, InterruptedError, ConnectionError):  # it went away again
+            return
+        except OSError:  # descriptors or memory ran out, and the client keeps knocking: look again in a while
+            self._accept_off()
+            self._timer = self._loop.call_later(_ACCEPT_AGAIN, self._accept_on)
+            return
+        sock.setblocking(False)
+        self._accept_off()
+        self._serve(sock)
+        if self._connected is not None and not self._connected.done():
+            self._connected.set_result(None)
+
+    async def _reconnect(self) -> None:
+        """Try once to connect; a timer tries again."""
+        assert self._address is not None
+        try:
+            sock = await addresses.connect(self._address, self._resolve_fd)
+        except GenericError as error:
+            if not self._trouble_reported:
+                self._trouble_reported = True
+                self._report(f"Unable to connect character device {self.label}: {error}")
+            self._reconnect_later()
+        else:
+            self._trouble_reported = False
+            self._serve(sock)
+        finally:
+            self._task = None
+
+    def _reconnect_later(self) -> None:
+        """Set the timer."""
+        if self._reconnect_ms > 0:
+            self._timer = self._loop.call_later(self._reconnect_ms / 1000, self._reconnect_now)
+
+    def _reconnect_now(self) -> None:
+        """The timer has run out."""
+        self._timer = None
+        self._task = self._loop.create_task(self._reconnect())
+
+    def _serve(self, sock: socket.socket) -> None:
+        """A connection exists."""
+        self._socket = sock
+        if sock.family == socket.AF_UNIX:
+            self._recv = self._recv_with_fds
+        else:
+            self._recv = sock.recv
+            if self._options.nodelay and sock.family in {socket.AF_INET, socket.AF_INET6}:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.filename = addresses.print_connection(
+            sock, self._address, self._scheme, server=self._options.server
+        )
+        output = Output(
+            sock.fileno(),
+            send=sock.send,
+            gather=sock.sendmsg,
+            failed=self.output_failed,
+            drained=self.output_drained,
+        )
+        if self._options.telnet:
+            from qemud.chardev import telnet
+
+            self._decoder = telnet.Decoder()
+            self._encode = telnet.encode
+            output.write(telnet.NEGOTIATION)
+            if not self.is_connected:  # the terminal was gone before it was asked
+                return
+        self.connect(sock.fileno(), output)
+        self.set_open(True)
+
+    def _drop_connection(self) -> None:
+        """Forget the connection, if there is one."""
+        sock, self._socket = self._socket, None
+        if sock is None:
+            return
+        self.disconnect()
+        sock.close()
+        self._decoder = None
+        while self._fds:
+            self._close_fds(self._fds.popleft())
+        self._name_disconnected()
+
+    def input_ended(self) -> None:
+        """The other side is gone."""
+        if self._socket is None:
+            return
+        self._drop_connection()
+        self._accept_on()
+        if self.is_open:
+            self.set_open(False)
+        if not self._options.server:
+            self._reconnect_later()
+
+    def _name_disconnected(self) -> None:
+        """What query-chardev shows while there is no connection."""
+        shown = addresses.print_address(self._address, self._scheme, server=self._options.server)
+        self.filename = f"disconnected:{shown}"
+
+    # -- bytes and descriptors ---------------------------------------------------------------------------------------
+
+    def transmit(self, data: bytes) -> None:
+        """As in the base."""
+        if self._output is not None:
+            self._output.write(data if self._decoder is None else self._encode(data))
+
+    def receive(self, size: int) -> bytes:
+        """As in the base, with descriptors."""
+        return self._recv(size)
+
+    def decode(self, data: bytes) -> None:
+        """As in the base, without telnet's commands."""
+        if self._decoder is None:
+            self.received(data)
+            return
+        for part in self._decoder.feed(data):
+            if part is None:
+                self.happened(ChardevEvent.BREAK)
+            else:
+                self.received(part)
+
+    def take_fds(self) -> list[int]:
+        """As in the base."""
+        return self._fds.popleft() if self._fds else []
+
+    def _recv_with_fds(self, size: int) -> bytes:
+        """Read bytes and the descriptors that came with them."""
+        assert self._socket is not None
+        data, ancillary, _, _ = self._socket.recvmsg(size, _ANCILLARY, _RECEIVE_FLAGS)
+        if ancillary:
+            self._keep_fds(ancillary)
+        return data
+
+    def _keep_fds(self, ancillary: list[tuple[int, int, bytes]]) -> None:
+        """Keep a message's descriptors for `take_fds`."""
+        fds = array.array("i")
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+        if not fds:
+            return
+        for fd in fds:
+            os.set_blocking(fd, True)  # the mode comes with the descriptor; what QEMU hands on is blocking
+        self._fds.append(fds.tolist())
+        if len(self._fds) > _MAX_MESSAGES:
+            self._close_fds(self._fds.popleft())
+
+    @staticmethod
+    def _close_fds(fds: list[int]) -> None:
+        """Close descriptors that nobody took."""
+        for fd in fds:
+            os.close(fd)
+
+
+def _nothing(_: int) -> bytes:
+    """Read from no connection."""
+    return b""
+
+
+def _validate(options: ChardevSocket) -> None:
+    """Refuse options that do not go together, with QEMU's texts and in its order."""
+    reconnects = options.reconnect is not None or bool(options.reconnect_ms)
+    if reconnects and isinstance(addresses.flatten(options.addr), FdSocketAddress):
+        raise GenericError("'reconnect' option is incompatible with 'fd' address type")
+    if options.server:
+        if options.reconnect is not None:
+            raise GenericError("'reconnect' option is incompatible with socket in server listen mode")
+    elif options.wait is not None:
+        raise GenericError("'wait' option is incompatible with socket in client connect mode")
+    if options.reconnect is not None and options.reconnect_ms is not None:
+        raise GenericError("'reconnect' and 'reconnect-ms' are mutually exclusive")
