@@ -12,7 +12,7 @@ HANDLERS: dict[str, str] = {
     "introspect": "qemud.monitor.commands:IntrospectHandlers",
     "machine": "qemud.hw.commands:MachineHandlers",
     "options": "qemud.daemon.commands:OptionsHandlers",
-    "qdev": "qemud.qom.commands:Qdev",
-    "qom": "qemud.qom.commands:Qom",
+    "qdev": "qemud.qom.commands:QdevHandlers",
+    "qom": "qemud.qom.commands:QomHandlers",
     "run-state": "qemud.machine.commands:RunStateHandlers",
 }

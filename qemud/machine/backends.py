@@ -92,6 +92,15 @@ class MemoryBackend(UserCreatable, type_name="memory-backend", abstract=True, in
             self.block.close()
             self.block = None
 
+    def property_changed(self, name: str) -> None:
+        """Tell the host what has changed."""
+        if self.block is None:
+            return
+        if name == "merge":
+            _advise(self.block, mmap.MADV_MERGEABLE if self.options.merge else mmap.MADV_UNMERGEABLE)
+        elif name == "dump":
+            _advise(self.block, mmap.MADV_DODUMP if self.options.dump else mmap.MADV_DONTDUMP)
+
     def take(self) -> RamBlock:
         """The memory, for use by the machine; GenericError when somebody has it already."""
         if self.in_machine or self.block is None:
