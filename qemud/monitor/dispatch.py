@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Raw
 
+from qemud.logs import Logger
 from qemud.monitor.qmp.envelope import ascii_json
 from qemud.qapi.runtime.check import parse_arguments
 from qemud.qapi.runtime.errors import CommandNotFound, GenericError, QmpError
@@ -30,6 +31,8 @@ from qemud.qapi.runtime.wire import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
+
+log = Logger("monitor")
 
 EMPTY = b"{}"
 """The result of a command that returns nothing."""
@@ -104,7 +107,7 @@ class Dispatcher:
         except QmpError:
             raise
         except Exception as error:
-            self._report(name)
+            log.exception("command handler failed", command=name)
             raise GenericError(f"Internal error in command '{name}': {type(error).__name__}") from error
 
     def _find(self, name: str) -> tuple[CommandInfo, Callable[..., Coroutine[Any, Any, Any]]]:
@@ -118,8 +121,3 @@ class Dispatcher:
             handler = self._made[info.module] = getattr(import_module(module), class_name)(self._services)
         found = self._methods[name] = (info, getattr(handler, info.method))
         return found
-
-    def _report(self, name: str) -> None:
-        import structlog
-
-        structlog.get_logger("monitor").exception("command handler failed", command=name)

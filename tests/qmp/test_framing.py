@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from typing import Any
@@ -19,11 +20,14 @@ def frame(data: bytes, cuts: list[int] | None = None, **options: Any) -> list[An
     framer = Framer(**options)
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts or []), len(data)]
     items = []
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         framer.feed(data[start:stop])
         while (item := framer.next()) is not NEED_DATA:
             items.append(("error", str(item)) if isinstance(item, JsonError) else item)
     return items
+
+
+WAYS: list[dict[str, Any]] = [{}, {"short_way": False}]
 
 
 def exact(value: Any) -> str:
@@ -117,7 +121,7 @@ def error(text: str) -> tuple[str, str]:
     ],
 )
 def test_framing_is_qemus(data: bytes, items: list[Any]) -> None:
-    for options in ({}, {"short_way": False}):
+    for options in WAYS:
         assert exact(frame(data, **options)) == exact(items)
     assert exact(frame(data, list(range(len(data))))) == exact(items)
 
@@ -126,7 +130,7 @@ def test_framing_is_qemus(data: bytes, items: list[Any]) -> None:
 def test_nesting_ends_at_1024(opener: bytes) -> None:
     closer = b"]" if opener == b"[" else b"}"
     deepest = opener * 1024 + b"1"[: len(opener) - 1] + closer * 1024
-    for options in ({}, {"short_way": False}):
+    for options in WAYS:
         [value] = frame(deepest, **options)
         depth = 0
         while value and value != 1:
@@ -137,7 +141,7 @@ def test_nesting_ends_at_1024(opener: bytes) -> None:
 
 
 def test_tokens_and_bytes_of_a_message_are_limited() -> None:
-    for options in ({}, {"short_way": False}):
+    for options in WAYS:
         assert frame(b"[1,2,3]", max_tokens=7, **options) == [[1, 2, 3]]
         assert frame(b"[1,2,3]", max_tokens=6, **options)[0] == ("error", "JSON token count limit exceeded")
         assert frame(b'["1234"]', max_bytes=9, **options) == [["1234"]]
@@ -225,7 +229,7 @@ def test_both_ways_and_any_cut_agree(data: bytes, cuts: list[int]) -> None:
 def test_commands_are_found_in_any_company(
     requests: list[tuple[dict[str, Any], bool, str]], garbage: bytes, cuts: list[int]
 ) -> None:
-    data = "".join(json.dumps(value, ensure_ascii=ascii) + end for value, ascii, end in requests).encode(
+    data = "".join(json.dumps(value, ensure_ascii=plain) + end for value, plain, end in requests).encode(
         "utf-8", "surrogatepass"
     )
     data += garbage

@@ -120,8 +120,8 @@ def id_text(message: dict[str, Any]) -> bytes:
 def success(result: bytes, id_text: bytes) -> bytes:
     """The reply to a command that went well; `result` is ASCII JSON text."""
     if id_text:
-        return b'{"return": %b, "id": %b}\r\n' % (result, id_text)
-    return b'{"return": %b}\r\n' % result
+        return b"".join((b'{"return": ', result, b', "id": ', id_text, b"}\r\n"))
+    return b"".join((b'{"return": ', result, b"}\r\n"))
 
 
 def failure(error_class: str, desc: str, id_text: bytes) -> bytes:

@@ -80,9 +80,10 @@ def _constant(text: str) -> float:
     raise ValueError(text)
 
 
+# The C scanner itself, called millions of times: `raw_decode` would wrap it for a friendlier error.
 _scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(
     object_pairs_hook=_unique, parse_int=integer, parse_float=_fraction, parse_constant=_constant
-).raw_decode
+).scan_once  # type: ignore[attr-defined]  # not in typeshed
 
 
 class Framer:
@@ -132,7 +133,7 @@ class Framer:
                     if text[position] == "{":
                         try:
                             value, end = _scan(text, position)
-                        except (ValueError, RecursionError):
+                        except (StopIteration, ValueError, RecursionError):
                             pass
                         else:
                             if end - position < self._small or self._is_modest(text, position, end):
