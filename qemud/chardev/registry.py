@@ -58,15 +58,20 @@ class Chardevs:
         report: Callable[[str], object] = _ignore,
         announce: Callable[[str], object] = _announce,
         end: Callable[[], object] = lambda: None,
+        resolve_fd: ResolveFd | None = None,
         added: Callable[[Chardev], object] = _ignore,
         removed: Callable[[Chardev], object] = _ignore,
     ) -> None:
-        """`report` takes lines for people ("info: …", "warning: …"); `end` ends the emulator, for a multiplexer's Ctrl-A x."""
+        """`report` takes lines for people ("info: …", "warning: …"); `end` ends the emulator, for a multiplexer's Ctrl-A x.
+
+        `resolve_fd` finds the descriptors that the command line names; numbers alone are understood without it.
+        """
         self._chardevs: dict[str, Chardev] = {}
         self._opening: set[str] = set()
         self._report = report
         self._announce = announce
         self._end = end
+        self._resolve_fd = resolve_fd
         self._added = added
         self._removed = removed
 
@@ -260,7 +265,7 @@ class Chardevs:
                 label,
                 backend.data,
                 log,
-                resolve_fd=resolve_fd or inherited_fd,
+                resolve_fd=resolve_fd or self._resolve_fd or inherited_fd,
                 report=self._report,
                 replaces=replaces,
             )

@@ -97,12 +97,23 @@ class VirtualMachine:
         self.memory = AddressSpace()
         self.vcpus: list[Vcpu] = []
         self.actions = Actions()
-        self.state = RunState.PRELAUNCH
+        self._state = RunState.PRELAUNCH
+        self.on_state: Callable[[RunState], object] = lambda _state: None
         self.reset_devices: Callable[[], None] = lambda: None
         self.on_powerdown: list[Callable[[], None]] = []
         self._transitions = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending = False
+
+    @property
+    def state(self) -> RunState:
+        """What the machine is doing; `on_state` is told of each change."""
+        return self._state
+
+    @state.setter
+    def state(self, state: RunState) -> None:
+        self._state = state
+        self.on_state(state)
 
     @property
     def running(self) -> bool:

@@ -1,0 +1,131 @@
+"""What `-machine` and the options that are short for its properties come to, and the machine that is made of it.
+
+    options = machine_options(line)                 # -machine, -smp, -m, -kernel, … in one struct of the schema
+    await build_machine(services, options, line, serials)
+
+Source of the texts: QEMU 10.0, system/vl.c.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qemud.daemon.cmdline import UsageError, at
+from qemud.logs import report
+from qemud.qapi.runtime.errors import GenericError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qemud._generated.types.boards import MachineOptions
+    from qemud._generated.types.options import CommandLine
+    from qemud.chardev.stream import Chardev
+    from qemud.machine.services import Services
+
+DEFAULT_MACHINE = "virt"
+
+ACCELERATORS = frozenset({"tcg"})
+"""Engines by QEMU's names: management tools know Unicorn's translator, which is QEMU's, as that."""
+
+# Members of `MachineProperties` that options of their own stand for.
+_SHORT = ("kernel", "initrd", "append", "dtb")
+
+
+def machine_options(line: CommandLine) -> MachineOptions:
+    """All that was said of the machine, checked against the schema. Raises UsageError or GenericError."""
+    from qemud._generated.types.boards import MachineType
+    from qemud._generated.types.machine import MemorySizeConfiguration
+    from qemud.qapi.runtime.keyval import parse_keyval, parse_keyval_type
+
+    values = parse_keyval(line.machine or DEFAULT_MACHINE, "type")
+    kind = values.setdefault("type", DEFAULT_MACHINE)
+    if kind not in {item.value for item in MachineType}:
+        raise UsageError(
+            f'unsupported machine type: "{kind}"\nUse -machine help to list supported machines'
+        )
+    options: Any = parse_keyval_type("MachineOptions", _known(str(kind), values))
+    for name in _SHORT:
+        if (given := getattr(line, name)) is not None:
+            setattr(options, name, given)
+    if line.bios is not None:
+        options.firmware = line.bios
+    if line.smp is not None:
+        options.smp = line.smp
+    if line.m is not None:
+        options.memory = MemorySizeConfiguration(
+            size=line.m.size, max_size=line.m.maxmem, slots=line.m.slots
+        )
+    for name in ("initrd", "append"):
+        if getattr(options, name) is not None and options.kernel is None:
+            raise UsageError(f"-{name} only allowed with -kernel option")
+    _check_memory(options)
+    choose_accelerator(line, options.accel)
+    return options  # type: ignore[no-any-return]
+
+
+def _known(kind: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The values, unless one is no property of the machine: QEMU names the QOM type then."""
+    from qemud._generated.types import boards
+
+    leaf = next(
+        leaf for leaf in boards.MachineOptions.__subclasses__() if leaf.type.value == kind  # type: ignore[attr-defined]
+    )
+    known = {"type", *leaf.__struct_encode_fields__}
+    for name in values:
+        if name not in known:
+            raise UsageError(f"Property '{kind}-machine.{name}' not found")
+    return values
+
+
+def _check_memory(options: Any) -> None:
+    memory = options.memory
+    if memory is None:
+        return
+    size, maximum, slots = memory.size or 0, memory.max_size, memory.slots or 0
+    if maximum is None:
+        if slots:
+            raise UsageError("slots specified but no max-size")
+        return
+    if maximum < size:
+        raise UsageError(
+            "invalid value of maxmem: maximum memory size "
+            f"({maximum:#x}) must be at least the initial memory size ({size:#x})"
+        )
+    if maximum > size or slots:
+        raise UsageError(
+            f"memory hot-plug is not supported: maxmem {maximum:#x} was given, the initial size {size:#x} was expected"
+        )
+
+
+def choose_accelerator(line: CommandLine, from_machine: str | None) -> str:
+    """The first engine asked for that exists; the ones before it are told of on standard error.
+
+    Raises UsageError when none exists or one is given properties that it has not.
+    """
+    for text in line.accel or ():
+        name, _, rest = text.removeprefix("accel=").partition(",")
+        if name not in ACCELERATORS:
+            with at("accel", text):
+                raise GenericError(f"invalid accelerator {name}")
+        if rest:
+            with at("accel", text):
+                raise GenericError(f"Property '{name}-accel.{rest.split('=')[0]}' not found")
+    names = [text.removeprefix("accel=") for text in line.accel or ()] or (from_machine or "tcg").split(":")
+    refused = []
+    for name in names:
+        if name in ACCELERATORS:
+            for text in refused:
+                report(text)
+            if refused:
+                report(f"falling back to {name}")
+            return name
+        refused.append(f"invalid accelerator {name}")
+    for text in refused[:-1]:
+        report(text)
+    raise UsageError(refused[-1])
+
+
+async def build_machine(
+    services: Services, options: MachineOptions, line: CommandLine, serials: Sequence[Chardev | None]
+) -> None:
+    """Make the board and bring it up."""

@@ -1,0 +1,298 @@
+"""From a command line to a running machine, and back to nothing.
+
+    status = await serve(line, "riscv64", daemonizer)
+
+The order of the phases is QEMU's: objects and character devices, monitors, the machine, devices; then everything listens, the
+service manager and the waiting parent process are told, and the guest starts unless `-S` holds it.  A client may connect as
+soon as its socket listens and is greeted at once; its commands wait until the machine is ready.
+
+What fails on the way is undone in the reverse order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from qemud._generated.table import COMMANDS
+from qemud._generated.types.run_state import RebootAction, ShutdownAction, ShutdownCause
+from qemud.chardev.registry import Chardevs
+from qemud.daemon import signals
+from qemud.daemon.cmdline import UsageError, at
+from qemud.daemon.handlers import HANDLERS
+from qemud.daemon.machine import build_machine, machine_options
+from qemud.daemon.process import Daemonizer, PidFile
+from qemud.daemon.systemd import Notifier, passed_sockets, watchdog_interval
+from qemud.logs import Logger, report
+from qemud.machine.services import Services
+from qemud.machine.thread import MachineThread
+from qemud.machine.vm import VirtualMachine
+from qemud.monitor.commands import version_text
+from qemud.monitor.dispatch import Dispatcher
+from qemud.monitor.qmp.events import Events
+from qemud.monitor.qmp.server import Monitor, Turn
+from qemud.qapi.runtime.check import use_target
+from qemud.qapi.runtime.errors import GenericError, QmpError
+from qemud.qapi.targets import TARGETS
+from qemud.qom.tree import Tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from qemud._generated.types.options import CommandLine
+    from qemud.chardev.stream import Chardev
+
+log = Logger("daemon")
+
+
+async def serve(line: CommandLine, target: str, daemonizer: Daemonizer) -> int:
+    """Build what the command line asks for, run it to its end; the result is the exit status.
+
+    Raises UsageError or QmpError when it cannot be built; nothing is left behind then.
+    """
+    daemon = Daemon(line, target)
+    try:
+        await daemon.start()
+        daemonizer.ready()
+        daemon.announce()
+        return await daemon.ended
+    finally:
+        await daemon.close()
+
+
+class Daemon:
+    """All parts of one process, and who undoes them."""
+
+    def __init__(self, line: CommandLine, target: str) -> None:
+        self.line = line
+        self.loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[int] = self.loop.create_future()
+        self.notifier = Notifier()
+        self._passed = passed_sockets()
+        self._undo: list[Callable[[], object] | Callable[[], Coroutine[Any, Any, object]]] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
+        use_target(target)
+
+        self.events = Events(self.loop.call_later)
+        self.thread = MachineThread()
+        self.vm = VirtualMachine(self.thread, self.events.emit, self._end)
+        self.tree = Tree()
+        self.chardevs = Chardevs(
+            report=report,
+            end=self._quit,
+            resolve_fd=self._find_fd,
+        )
+        services = self.services = Services()
+        services.vm = self.vm
+        services.tree = self.tree
+        services.chardevs = self.chardevs
+        services.emit = self.events.emit
+        services.target = target
+        services.request_quit = self._quit
+        services.name = line.name.guest if line.name else None
+        services.uuid = line.uuid or services.uuid
+        self.dispatcher = services.dispatcher = Dispatcher(
+            COMMANDS, HANDLERS, services, defined=TARGETS[target]
+        )
+        self._turn = Turn()
+        self._turn.taken = True  # until the machine is ready; released by `start`
+
+    # The phases.
+
+    async def start(self) -> None:
+        """Build everything, start the guest unless `-S` holds it."""
+        line = self.line
+        if line.pidfile is not None:
+            self._undo.append(PidFile(line.pidfile).remove)
+        signals.watch(self.loop, self._on_signal)
+        self._undo.append(self.chardevs.close_all)
+        options = machine_options(line)
+        self._set_actions()
+        for text in line.object or ():
+            await self._add_object(text)
+        for text in line.chardev or ():
+            with at("chardev", text):
+                await self.chardevs.open_options(text)
+        await self._open_monitors()
+        serials = await self._open_serials()
+        self.thread.start()
+        self._undo.append(self.thread.end)
+        await build_machine(self.services, options, line, serials)
+        for text in line.device or ():
+            await self._add_device(text)
+        await self.vm.mailboxes.call(self.vm.reset_devices)
+        self._turn.release(lambda: None)
+        if not line.S:
+            await self.vm.cont()
+
+    def announce(self) -> None:
+        """Everything listens: tell the service manager, and keep its watchdog quiet from now on."""
+        self.notifier.send("READY=1", f"STATUS={self.vm.state.value}")
+        self.vm.on_state = lambda state: self.notifier.send(f"STATUS={state.value}")
+        interval = watchdog_interval()
+        if interval is not None:
+            self._spawn(self._feed_watchdog(interval))
+
+    async def close(self) -> None:
+        """Undo everything, the last first."""
+        self.notifier.send("STOPPING=1")
+        for task in self._tasks:
+            task.cancel()
+        while self._undo:
+            undo = self._undo.pop()
+            try:
+                waits = undo()
+                if asyncio.iscoroutine(waits):
+                    await waits
+            except OSError as error:
+                log.warning("could not clean up", error=str(error))
+
+    # Its parts.
+
+    def _set_actions(self) -> None:
+        line, actions = self.line, self.vm.actions
+        if line.no_reboot:
+            actions.reboot = RebootAction.SHUTDOWN
+        if line.no_shutdown:
+            actions.shutdown = ShutdownAction.PAUSE
+        if line.action is not None:
+            actions.set(line.action.reboot, line.action.shutdown, line.action.panic)
+
+    async def _add_object(self, text: str) -> None:
+        from qemud.qapi.runtime.check import parse_type
+        from qemud.qapi.runtime.keyval import parse_keyval_type
+        from qemud.qapi.runtime.qemuopts import parse
+        from qemud.qom.userobjects import add_object
+
+        with at("object", text):
+            if text.startswith("{"):
+                options = parse_type("ObjectOptions", _json_object(text))
+            else:
+                options = parse_keyval_type("ObjectOptions", parse(text, implied="qom-type"))
+        try:
+            await add_object(self.tree, options)
+        except QmpError as error:
+            raise UsageError(str(error)) from None
+
+    async def _add_device(self, text: str) -> None:
+        from qemud.qapi.runtime.keyval import parse_keyval_type
+        from qemud.qapi.runtime.qemuopts import parse
+        from qemud.qom.creation import DeviceMaker
+
+        maker = DeviceMaker(self.tree, self.vm.mailboxes.call, self.events.emit)
+        with at("device", text):
+            if text.startswith("{"):
+                await maker.add(_json_object(text), hotplug=False)
+            else:
+                values = parse(text, implied="driver", warn=report)
+                await maker.add(dict(values), hotplug=False, parse=parse_keyval_type)
+
+    async def _open_monitors(self) -> None:
+        count = 0
+        for option, pretty in (("qmp", False), ("qmp-pretty", True)):
+            for text in getattr(self.line, option.replace("-", "_")) or ():
+                with at(option, text):
+                    chardev = await self.chardevs.open_compact(f"compat_monitor{count}", text)
+                    self._add_monitor(chardev, pretty=pretty)
+                count += 1
+        for given in self.line.mon or ():
+            chardev = self.chardevs.get(given.chardev)
+            if chardev is None:
+                raise UsageError(f'-mon chardev={given.chardev}: chardev "{given.chardev}" not found')
+            if given.mode is None:
+                raise UsageError(
+                    f"-mon chardev={given.chardev}: the human monitor does not exist yet, mode=control was expected"
+                )
+            with at("mon", f"chardev={given.chardev}"):
+                self._add_monitor(chardev, pretty=bool(given.pretty))
+
+    def _add_monitor(self, chardev: Chardev, *, pretty: bool) -> None:
+        monitor = Monitor(
+            chardev.attach(), self.dispatcher.execute, version_text(), self._turn, pretty=pretty
+        )
+        self.events.subscribe(monitor.send_event)
+
+        def close() -> None:
+            self.events.unsubscribe(monitor.send_event)
+            monitor.close()
+
+        self._undo.append(close)
+
+    async def _open_serials(self) -> list[Chardev | None]:
+        """The character devices of the serial ports, in order; None for a port that is not wanted."""
+        texts = self.line.serial
+        if texts is None:
+            texts = self._default_serials()
+        serials: list[Chardev | None] = []
+        for index, text in enumerate(texts):
+            if text == "none":
+                serials.append(None)
+                continue
+            try:
+                with at("serial", text):
+                    serials.append(
+                        await self.chardevs.open_compact(f"serial{index}", text, mux_monitor=True)
+                    )
+            except UsageError as error:
+                raise UsageError(
+                    f"{error}\n-serial {text}: could not connect serial device to character backend '{text}'"
+                ) from None
+        return serials
+
+    def _default_serials(self) -> list[str]:
+        """The terminal, where nothing else wants it; there are no graphical consoles that QEMU's default would be on."""
+        line = self.line
+        if line.nodefaults and not line.nographic:
+            return []
+        wanted = [*(line.qmp or ()), *(line.qmp_pretty or ()), *(line.chardev or ())]
+        elsewhere = any(text.split(",")[0] == "stdio" for text in wanted)
+        if line.nographic or not (line.display or line.daemonize or elsewhere):
+            return ["mon:stdio"] if not elsewhere else ["null"]
+        return ["null"]
+
+    def _find_fd(self, name: str) -> int:
+        """A descriptor by its number or by the name that socket activation gave it."""
+        from qemud.chardev.address import inherited_fd
+
+        passed = self._passed.get(name)
+        return inherited_fd(name) if passed is None else passed
+
+    # Its end.
+
+    def _end(self, status: int) -> None:
+        if not self.ended.done():
+            self.ended.set_result(status)
+
+    def _quit(self) -> None:
+        self.vm.request_shutdown(ShutdownCause.HOST_QMP_QUIT)
+
+    def _on_signal(self, number: int, pid: int) -> None:
+        report(signals.describe(number, pid))
+        self.vm.request_shutdown(ShutdownCause.HOST_SIGNAL)
+
+    # The service manager.
+
+    async def _feed_watchdog(self, interval: float) -> None:
+        """Give signs of life: from this loop, and only while the machine thread answers."""
+        while True:
+            await self.vm.mailboxes.call(lambda: None)
+            self.notifier.send("WATCHDOG=1")
+            await asyncio.sleep(interval)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    """An option's argument in JSON. Raises GenericError with QEMU's text."""
+    from qemud.monitor.qmp.framing import parse_document
+    from qemud.monitor.qmp.parser import JsonError
+
+    try:
+        value = parse_document(text.encode())
+    except JsonError as error:
+        raise GenericError(str(error)) from None
+    assert isinstance(value, dict)  # it begins with a brace
+    return value
