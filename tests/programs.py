@@ -38,6 +38,9 @@ _TROUBLE = re.compile(
     r"Traceback \(most recent|BLOCKING CALL|Exception ignored|Fatal Python error|\w+Warning: "
 )
 
+_WATCHED = {"PYTHONWARNINGS": "error", "PYTHONPATH": str(Path(__file__).with_name("blocking"))}
+"""Environment that makes our own program tell of warnings and of calls that block its loop."""
+
 
 class Hang(AssertionError):
     """Something that was waited for did not come."""
@@ -191,6 +194,7 @@ class Program:
         negotiate: bool = True,
         environment: dict[str, str] | None = None,
         pass_fds: Sequence[int] = (),
+        watched: bool = True,
         before: Callable[[], None] | None = None,
     ) -> None:
         self._cleanup = contextlib.ExitStack()
@@ -223,7 +227,7 @@ class Program:
                 stdout=self._stdout,
                 stderr=self._stderr,
                 pass_fds=fds,
-                env={**os.environ, **self._watched(), **(environment or {})},
+                env={**os.environ, **(_WATCHED if self.qemud and watched else {}), **(environment or {})},
             )
         self._cleanup.callback(self._stop)
         try:
@@ -235,12 +239,6 @@ class Program:
             error.add_note(f"standard error of {' '.join(command)}:\n{self.stderr}")
             self._cleanup.close()
             raise
-
-    def _watched(self) -> dict[str, str]:
-        """Environment that makes our own program tell of warnings and of calls that block its loop."""
-        if not self.qemud:
-            return {}
-        return {"PYTHONWARNINGS": "error", "PYTHONPATH": str(Path(__file__).with_name("blocking"))}
 
     def _listener(self) -> tuple[str, socket.socket]:
         folder = self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="qemud-test-"))
