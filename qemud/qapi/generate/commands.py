@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qemud.qapi.generate.layout import Imports, Layout, condition_data
-from qemud.qapi.generate.writer import COMMAND, Output, docstring
+from qemud.qapi.generate.writer import COMMAND, Output, docstring, quoted
 from qemud.qapi.model import AlternateType, Command, EnumType, Module, ObjectType
 from qemud.qapi.names import camel_case, module_name, python_name
 from qemud.qapi.runtime.table import CommandInfo
@@ -133,25 +133,25 @@ def _table(layout: Layout, output: Output) -> None:
     for command in schema.commands():
         info = command_info(command)
         defaults = CommandInfo._field_defaults
-        parts = [repr(info.name), repr(info.module), repr(info.method)]
+        parts = [quoted(info.name), quoted(info.module), quoted(info.method)]
         parts += [
             f"{name}={value!r}"
             for name, value in info._asdict().items()
             if name in defaults and value != defaults[name]
         ]
-        lines.append(f"    {command.name!r}: CommandInfo({', '.join(parts)}),")
+        lines.append(f"    {quoted(command.name)}: CommandInfo({', '.join(parts)}),")
     lines += ["}", '"""Every command by name."""', "", "ARGUMENTS: dict[str, str] = {"]
     lines += [
-        f"    {command.name!r}: {command.arguments.name!r},"
+        f"    {quoted(command.name)}: {quoted(command.arguments.name)},"
         for command in schema.commands()
         if command.arguments is not None
     ]
     lines += ["}", '"""The type of the arguments of every command that takes any."""', ""]
     lines.append("EVENTS: dict[str, str] = {")
-    lines += [f"    {event.name!r}: {event.module!r}," for event in schema.events()]
+    lines += [f"    {quoted(event.name)}: {quoted(event.module)}," for event in schema.events()]
     lines += ["}", '"""Every event, with its schema module."""', "", "TYPES: dict[str, str] = {"]
     lines += [
-        f"    {entity.name!r}: {module_name(entity.module)!r},"
+        f"    {quoted(entity.name)}: {quoted(module_name(entity.module))},"
         for entity in schema.types()
         if isinstance(entity, EnumType | ObjectType | AlternateType) and entity.module
     ]

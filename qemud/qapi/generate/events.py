@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qemud.qapi.generate.commands import type_checking_imports
 from qemud.qapi.generate.layout import Imports, Layout, admits_null
-from qemud.qapi.generate.writer import Output, docstring
+from qemud.qapi.generate.writer import Output, docstring, quoted
 from qemud.qapi.model import BuiltinType, EnumType, Event, Member, Module
 from qemud.qapi.names import event_function_name, module_name, python_name
 
@@ -51,13 +51,13 @@ def _function(layout: Layout, event: Event, imports: Imports) -> list[str]:
     name = event_function_name(event.name)
     doc = docstring(event.doc, "    ", f"Emit {event.name}.")
     if event.arguments is None:
-        return [f"def {name}(emit: EmitFunction) -> None:", *doc, f"    emit({event.name!r}, None)"]
+        return [f"def {name}(emit: EmitFunction) -> None:", *doc, f"    emit({quoted(event.name)}, None)"]
     if event.boxed:
         annotation = layout.annotation(event.arguments, "", imports)
         return [
             f"def {name}(emit: EmitFunction, arg: {annotation}) -> None:",
             *doc,
-            f"    emit({event.name!r}, to_wire(arg))",
+            f"    emit({quoted(event.name)}, to_wire(arg))",
         ]
     members = event.arguments.members
     # Optional parameters have a default here, as the callers are this project's own.
@@ -68,7 +68,7 @@ def _function(layout: Layout, event: Event, imports: Imports) -> list[str]:
         signature = [f"def {name}(", "    emit: EmitFunction,", "    *,"]
         signature += [*(f"    {parameter}," for parameter in parameters), ") -> None:"]
     required = ", ".join(
-        f"{member.name!r}: {_wire(member.type, python_name(member.name))}"
+        f"{quoted(member.name)}: {_wire(member.type, python_name(member.name))}"
         for member in members
         if not _may_lack(member)
     )
@@ -78,8 +78,8 @@ def _function(layout: Layout, event: Event, imports: Imports) -> list[str]:
             argument = python_name(member.name)
             absent = "UNSET" if admits_null(member.type) else "None"
             body.append(f"    if {argument} is not {absent}:")
-            body.append(f"        data[{member.name!r}] = {_wire(member.type, argument)}")
-    return [*signature, *doc, *body, f"    emit({event.name!r}, data)"]
+            body.append(f"        data[{quoted(member.name)}] = {_wire(member.type, argument)}")
+    return [*signature, *doc, *body, f"    emit({quoted(event.name)}, data)"]
 
 
 def _may_lack(member: Member) -> bool:
@@ -96,9 +96,9 @@ def _parameter(layout: Layout, member: Member, imports: Imports) -> str:
 
 def _wire(entity: SchemaType, argument: str) -> str:
     match entity:
-        case EnumType():
+        case EnumType() if entity.module:
             return f"{argument}.value"
-        case BuiltinType():
+        case BuiltinType() | EnumType():
             return argument
         case _:
             return f"to_wire({argument})"

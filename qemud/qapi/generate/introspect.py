@@ -27,7 +27,7 @@ from qemud.qapi.model import (
     Schema,
     SchemaType,
 )
-from qemud.qapi.runtime.shapes import EMPTY_TYPE, QTYPES
+from qemud.qapi.runtime.shapes import EMPTY_TYPE
 from qemud.qapi.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class _Introspection:
                 self._queue.setdefault(name, entity)
                 # QEMU queues an array before its element.
                 return f"[{self._use(entity.element)}]"
-            case BuiltinType() if entity.name != "QType":
+            case BuiltinType():
                 name = "int" if entity.json_type == "int" else entity.name
                 self._queue.setdefault(name, entity)
                 return name
@@ -123,7 +123,7 @@ class _Introspection:
 
     def _element_name(self, entity: SchemaType) -> str:
         """The name of an array's element, before anything is queued."""
-        if isinstance(entity, BuiltinType) and entity.name != "QType":
+        if isinstance(entity, BuiltinType):
             return "int" if entity.json_type == "int" else entity.name
         return self._number(entity.name)
 
@@ -140,9 +140,6 @@ class _Introspection:
     def _type(self, name: str, entity: SchemaType) -> None:
         condition, features = entity.condition, entity.features
         match entity:
-            case BuiltinType() if entity.name == "QType":
-                members: list[dict[str, Any]] = [{"name": value} for value in QTYPES]
-                self._add(name, "enum", {"members": members, "values": list(QTYPES)}, condition)
             case BuiltinType():
                 self._add(name, "builtin", {"json-type": entity.json_type}, condition)
             case ArrayType():

@@ -22,7 +22,7 @@ from qemud.qapi.model import (
     Schema,
     SchemaType,
 )
-from qemud.qapi.runtime.shapes import INTEGER_RANGES, QTYPES
+from qemud.qapi.runtime.shapes import INTEGER_RANGES
 from qemud.qapi.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ _BUILTINS: dict[str, Any] = {
     "number": {"type": "number"},
     "null": {"type": "null"},
     "any": {},
-    "QType": {"enum": list(QTYPES)},
     **{
         name: {"type": "integer", "minimum": low, "maximum": high}
         for name, (low, high) in INTEGER_RANGES.items()

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from qemud.qapi.generate.writer import quoted
 from qemud.qapi.model import (
     AlternateType,
     ArrayType,
@@ -133,7 +134,7 @@ class Layout:
     def annotation(self, entity: SchemaType, module: str, imports: Imports) -> str:
         """The annotation of a value of the type in generated code for `module`; notes what it needs."""
         match entity:
-            case BuiltinType():
+            case BuiltinType() | EnumType() if entity.name in BUILTIN_NAMES:
                 name = BUILTIN_NAMES[entity.name]
                 imports.fields.add(name)
                 return name
@@ -171,7 +172,7 @@ class Layout:
     def literal(self, entity: SchemaType, value: Any, module: str, imports: Imports) -> tuple[str, bool]:
         """A default as an expression, and whether it must be evaluated late (and anew for each instance)."""
         match entity:
-            case EnumType():
+            case EnumType() if entity.module:
                 return f"{self.reference(entity, module, imports)}.{constant_name(value)}", True
             case ArrayType() if isinstance(value, list):
                 parts = [self.literal(entity.element, element, module, imports)[0] for element in value]
@@ -181,7 +182,8 @@ class Layout:
             case BuiltinType() if entity.name == "number":
                 return repr(float(value)), False
             case _:
-                return repr(value), isinstance(value, list | dict)
+                literal = quoted(value) if isinstance(value, str) else repr(value)
+                return literal, isinstance(value, list | dict)
 
     def leaf_names(self, entity: ObjectType) -> dict[str, Any]:
         """Tag value to leaf class name; for a nested union, to a dict of the same kind."""

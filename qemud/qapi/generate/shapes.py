@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qemud.qapi.generate.layout import Layout, admits_null, condition_data, is_empty
+from qemud.qapi.generate.writer import quoted
 from qemud.qapi.model import AlternateType, ArrayType, BuiltinType, EnumType, Member, ObjectType, SchemaType
 from qemud.qapi.names import class_name, module_name, python_name
 from qemud.qapi.runtime.shapes import (
@@ -52,7 +53,7 @@ def generate(layout: Layout, output: Output) -> None:
         )
         imports = f"from qemud.qapi.runtime.shapes import {', '.join(kinds)}"
         body = ["from __future__ import annotations", "", imports, "", "SHAPES: dict[str, Shape] = {"]
-        body += [f"    {name!r}: {_expression(shape)}," for name, shape in sorted(shapes.items())]
+        body += [f"    {quoted(name)}: {_expression(shape)}," for name, shape in sorted(shapes.items())]
         output.python(
             f"shapes/{module_name(module.name)}.py",
             module.path,
@@ -152,5 +153,7 @@ def _expression(value: Any) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(map(_expression, value))}{',' if len(value) == 1 else ''})"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{key!r}: {_expression(item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{quoted(key)}: {_expression(item)}' for key, item in value.items())}}}"
+    if isinstance(value, str):
+        return quoted(value)
     return repr(int(value)) if isinstance(value, int) and not isinstance(value, bool) else repr(value)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qemud.qapi.generate.layout import Imports, Layout, UnionClass
-from qemud.qapi.generate.writer import Output, docstring
+from qemud.qapi.generate.writer import Output, docstring, quoted
 from qemud.qapi.model import AlternateType, EnumType, Member, Module, ObjectType
 from qemud.qapi.names import class_name, constant_name, module_name, python_name
 
@@ -73,9 +73,9 @@ class _TypeModule:
             lines.append("")
         names = sorted(self.imports.fields | ({"lazy_module"} if lazy else set()))
         if names:
-            lines += ["from qemud.qapi.runtime.fields import (", *(f"    {name}," for name in names), ")", ""]
+            lines += ["from qemud.qapi.runtime.fields import (", *(f"    {name}," for name in names), ")"]
         if lazy:
-            lines.append("if TYPE_CHECKING:")
+            lines += ["", "if TYPE_CHECKING:"]
             lines += [f"    from . import {name} as _{name}" for name in lazy]
             lines.append("else:")
             lines += [f'    _{name} = lazy_module(f"{{__package__}}.{name}")' for name in lazy]
@@ -83,12 +83,16 @@ class _TypeModule:
 
     def _top_imports(self) -> list[str]:
         names = [module_name(name) for name in self.layout.imports_at_top(self.module.name)]
-        return ["", *(f"from . import {name} as _{name}" for name in names)] if names else []
+        return ["", "", *(f"from . import {name} as _{name}" for name in names)] if names else []
 
     def _enum(self, entity: EnumType) -> list[str]:
         lines = ["", "", f"class {class_name(entity.name)}(Enum):"]
         lines += docstring(entity.doc, "    ", f"{entity.name}.")
-        return [*lines, *(f"    {constant_name(member.name)} = {member.name!r}" for member in entity.members)]
+        return [
+            *lines,
+            "",
+            *(f"    {constant_name(member.name)} = {quoted(member.name)}" for member in entity.members),
+        ]
 
     def _object(self, entity: ObjectType, done: set[str], lines: list[str]) -> None:
         if entity.name in done:
@@ -138,7 +142,7 @@ class _TypeModule:
             node.union.variants.tag if node.union is not None and node.union.variants is not None else None
         )
         renamed = [*node.members, *([inner] if inner is not None else [])]
-        outer = f"tag_field={root.variants.tag.name!r}, tag={path[0]!r}"
+        outer = f"tag_field={quoted(root.variants.tag.name)}, tag={quoted(path[0])}"
         lines += ["", "", self._class_line(node.name, node.parent, renamed, outer)]
         lines.append(f'    """`{root.name}` of kind `{" / ".join(path)}`."""')
         kind = self.layout.reference(node.tag.type, self.module.name, self.imports)
@@ -162,7 +166,7 @@ class _TypeModule:
         if extra:
             arguments.append(extra)
         renames = [
-            f"{python_name(member.name)!r}: {member.name!r}"
+            f"{quoted(python_name(member.name))}: {quoted(member.name)}"
             for member in members
             if python_name(member.name) != member.name
         ]
@@ -196,11 +200,11 @@ class _TypeModule:
         annotation = self.layout.annotation(entity, self.module.name, imports)
         self.imports.fields |= imports.fields
         self.imports.modules |= imports.modules
-        lines = ["", f"{class_name(entity.name)}: TypeAlias = {annotation}"]
+        lines = ["", "", f"{class_name(entity.name)}: TypeAlias = {annotation}"]
         lines += docstring(entity.doc, "", f"{entity.name}.")
         if imports.modules:
             # Evaluating it would import other modules while this one is half imported.
-            return ["", "if TYPE_CHECKING:", *(f"    {line}" if line else line for line in lines[1:])]
+            return ["", "", "if TYPE_CHECKING:", *(f"    {line}" if line else line for line in lines[2:])]
         return lines
 
     def _has_late_alias(self) -> bool:

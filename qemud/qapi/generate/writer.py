@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import textwrap
 from pathlib import Path
@@ -56,6 +57,11 @@ class Output:
             if path.suffix in suffixes and path.is_file() and path not in self._written:
                 path.unlink()
                 self.changed.append(path)
+
+
+def quoted(text: str) -> str:
+    """A string literal, in double quotes as the formatter has them."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def docstring(doc: Doc | None, indent: str, fallback: str) -> list[str]:
