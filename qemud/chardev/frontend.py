@@ -1,15 +1,15 @@
 """The bridge between a chardev on the event loop and a device on the machine thread.
 
-    self.frontend = Frontend(chardev, machine.mailboxes, receive=self.receive, writable=self.update_line_status)
+    self.frontend = Frontend(chardev, machine.mailboxes, receive=self.receive, on_writable=self.on_writable)
     self.frontend.grant(16)            # the receive FIFO is empty
     self.frontend.write(b"x")          # the guest wrote to the transmit register
 
-The device's side (`write`, `is_writable`, `grant`, `close`) belongs to the machine thread and never waits; the device's callbacks come
+The device's side (`write`, `writable`, `grant`, `close`) belongs to the machine thread and never waits; the device's callbacks come
 there too.  Whatever happens in one burst crosses in one message: the mailbox is rung once, and the other side takes all there is.
 Counters go one way each, so that neither thread needs a lock.
 
-Back-pressure: bytes that the outside has not taken count as in flight; from `HIGH_WATER` on `is_writable` is False, and `writable` is
-called when there is room again.  Input comes only as far as it was granted.
+Back-pressure: bytes that the outside has not taken count as in flight; from `HIGH_WATER` on `writable` is False, and `on_writable`
+is called when there is room again.  Input comes only as far as it was granted.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Frontend:
         *,
         receive: Callable[[bytes], object],
         event: Callable[[ChardevEvent], object] | None = None,
-        writable: Callable[[], object] | None = None,
+        on_writable: Callable[[], object] | None = None,
         is_open: bool = True,
     ) -> None:
         """Reserve the chardev; input and events begin soon.  From either thread.
@@ -58,7 +58,7 @@ class Frontend:
         self._mailboxes = mailboxes
         self._receive = receive
         self._event = event
-        self._on_writable = writable
+        self._on_writable = on_writable
         self._closed = False
         # machine thread writes, loop reads
         self._out: deque[bytes] = deque()
@@ -77,7 +77,7 @@ class Frontend:
     # -- the device's side: machine thread -----------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Send bytes.  Nothing is refused, but a device should look at `is_writable` first."""
+        """Send bytes.  Nothing is refused, but a device should look at `writable` first."""
         if data and not self._closed:
             self._out.append(data)
             self._written += len(data)
@@ -89,8 +89,8 @@ class Frontend:
         return self._written - self._left
 
     @property
-    def is_writable(self) -> bool:
-        """Whether few enough bytes are in flight; when not, `writable` will be called."""
+    def writable(self) -> bool:
+        """Whether few enough bytes are in flight; when not, `on_writable` will be called."""
         if self.in_flight < HIGH_WATER:
             return True
         self._waiting = True

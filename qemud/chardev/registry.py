@@ -59,12 +59,14 @@ class Chardevs:
         announce: Callable[[str], object] = _announce,
         end: Callable[[], object] = lambda: None,
         resolve_fd: ResolveFd | None = None,
+        daemonized: bool = False,
         added: Callable[[Chardev], object] = _ignore,
         removed: Callable[[Chardev], object] = _ignore,
     ) -> None:
         """`report` takes lines for people ("info: …", "warning: …"); `end` ends the emulator, for a multiplexer's Ctrl-A x.
 
-        `resolve_fd` finds the descriptors that the command line names; numbers alone are understood without it.
+        `resolve_fd` finds the descriptors that the command line names; numbers alone are understood without it.  A process that
+        is `daemonized` has no standard input.
         """
         self._chardevs: dict[str, Chardev] = {}
         self._opening: set[str] = set()
@@ -72,6 +74,7 @@ class Chardevs:
         self._announce = announce
         self._end = end
         self._resolve_fd = resolve_fd
+        self._daemonized = daemonized
         self._added = added
         self._removed = removed
 
@@ -179,8 +182,13 @@ class Chardevs:
         base = f"{label}-base"
         if self._is_taken(base):
             raise GenericError(f"Duplicate ID '{base}' for chardev")
-        await self._add(base, description.backend, None)
-        return await self._add(label, ChardevBackendMux(data=ChardevMux(chardev=base)), None)
+        below = await self._add(base, description.backend, None)
+        try:
+            return await self._add(label, ChardevBackendMux(data=ChardevMux(chardev=base)), None)
+        except BaseException:
+            self._forget(below)
+            below.close()
+            raise
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -272,6 +280,8 @@ class Chardevs:
         if isinstance(backend, char.ChardevBackendStdio):
             from qemud.chardev.stdio import StdioChardev
 
+            if self._daemonized:
+                raise GenericError("cannot use stdio with -daemonize")
             return StdioChardev(label, backend.data, log)
         if isinstance(backend, char.ChardevBackendPty):
             from qemud.chardev.pty import PtyChardev
