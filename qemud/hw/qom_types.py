@@ -32,4 +32,21 @@ TYPES: tuple[TypeEntry, ...] = (
         "virtio-mmio", "sys-bus-device", "qemud.hw.virtio.mmio:VirtioMmio", options="VirtioMmioOptions"
     ),
     TypeEntry("virtio-mmio-bus", "bus", "qemud.hw.virtio.mmio:VirtioMmioBus"),
+    TypeEntry("cpu", "device", "qemud.hw.riscv.hart:Cpu", abstract=True),
+    TypeEntry("riscv-cpu", "cpu", "qemud.hw.riscv.hart:RiscvCpu", abstract=True),
+    TypeEntry("rv64-riscv-cpu", "riscv-cpu", "qemud.hw.riscv.hart:Rv64Cpu"),
+    TypeEntry("max-riscv-cpu", "riscv-cpu", "qemud.hw.riscv.hart:MaxCpu"),
+    TypeEntry(
+        "riscv.hart_array", "sys-bus-device", "qemud.hw.riscv.hart:HartArray", options="RiscvHartArrayOptions"
+    ),
+    TypeEntry("riscv-boot-loader", "device", "qemud.hw.riscv.virt:BootLoader"),
+    TypeEntry("riscv-sbi", "device", "qemud.hw.riscv.sbi.firmware:Firmware"),
+    TypeEntry("none-machine", "machine", "qemud.hw.none:NoneMachine", options="MachineProperties"),
+    TypeEntry(
+        "virt-machine",
+        "machine",
+        "qemud.hw.riscv.virt:VirtMachine",
+        options="VirtMachineOptions",
+        links=(("memory-backend", "memory-backend"),),
+    ),
 )

@@ -25,6 +25,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qemud._generated.types.hw_riscv import Ns16550aState, SerialMmOptions
+from qemud.chardev.stream import ChardevEvent
 from qemud.machine.clock import NS_PER_SECOND
 from qemud.qapi.runtime.errors import GenericError
 from qemud.qom.device import SysBusDevice
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 
         def grant(self, count: int) -> None:
             """Allow it to send that many bytes more."""
+
+        def close(self) -> None:
+            """Leave the character device to others."""
 
 
 class Reg:
@@ -145,8 +149,10 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
         self._grant()
 
     def unrealize(self) -> None:
-        """Forget the timer."""
+        """Let go of the timer and of the character device."""
         self._cancel_timeout()
+        if self.line is not None:
+            self.line.close()
 
     # -- reset and state --------------------------------------------------------------------------------------------
 
@@ -193,6 +199,11 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
         self._granted -= len(data)
         self.state.wire.extend(data)
         self._take_in()
+
+    def on_event(self, event: ChardevEvent) -> None:
+        """Something happened out there: only a break reaches the wire."""
+        if event is ChardevEvent.BREAK:
+            self.receive_break()
 
     def receive_break(self) -> None:
         """A break from outside: a zero character with BI set."""

@@ -1,0 +1,44 @@
+"""Where things are on the `virt` board, and which interrupt is whose: QEMU 10.0's addresses and numbers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Range(NamedTuple):
+    """A place in the address space."""
+
+    base: int
+    size: int
+
+
+MROM = Range(0x1000, 0xF000)
+TEST = Range(0x10_0000, 0x1000)
+RTC = Range(0x10_1000, 0x1000)
+CLINT = Range(0x200_0000, 0x1_0000)
+MTIMER = 0x4000
+"""Where in the CLINT the timer begins."""
+SSWI = Range(0x2F0_0000, 0x4000)
+PLIC = Range(0xC00_0000, 0x60_0000)
+UART0 = Range(0x1000_0000, 0x100)
+VIRTIO = Range(0x1000_1000, 0x1000)
+"""The first of them; the others follow."""
+DRAM_BASE = 0x8000_0000
+
+VIRTIO_COUNT = 8
+VIRTIO_IRQ = 1
+UART0_IRQ = 10
+RTC_IRQ = 11
+
+NUM_SOURCES = 96
+NUM_PRIORITIES = 7
+PLIC_PENDING = 0x1000
+PLIC_ENABLE = 0x2000
+PLIC_ENABLE_STRIDE = 0x80
+PLIC_CONTEXT = 0x20_0000
+PLIC_CONTEXT_STRIDE = 0x1000
+
+TIMEBASE_FREQUENCY = 10_000_000
+UART0_CLOCK = 3_686_400
+UART0_BAUDBASE = 399_193
+"""What QEMU's board sets; the guest is told UART0_CLOCK all the same."""

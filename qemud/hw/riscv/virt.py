@@ -1,0 +1,226 @@
+"""The board `virt`: QEMU's RISC-V machine, with its addresses and interrupt numbers, as far as its devices are built.
+
+    harts ── soc0/harts[0]
+    memory ─ mrom at 0x1000, RAM at 0x80000000
+    timers ─ mswi0 and mtimer0, together a CLINT; with `aclint=on` also sswi0
+    plic ─── sources 1 to 8 virtio-mmio[0] to [7], 10 uart0, 11 rtc
+    sbi ──── the built-in firmware, when no other is given
+
+See `qemud.hw.boards` for how it is made and used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from qemud._generated.types.hw_riscv import (
+    RiscvAclintMtimerOptions,
+    RiscvAclintSwiOptions,
+    RiscvHartArrayOptions,
+    SerialMmOptions,
+    SifivePlicOptions,
+    VirtMachineOptions,
+)
+from qemud.hw.char.ns16550a import Ns16550a
+from qemud.hw.intc.clint import AclintMtimer, AclintSwi
+from qemud.hw.intc.plic import SifivePlic
+from qemud.hw.misc.sifive_test import SifiveTest
+from qemud.hw.riscv import layout
+from qemud.hw.riscv.boot import Boot
+from qemud.hw.riscv.device_tree import build_device_tree
+from qemud.hw.riscv.hart import MIP_MEIP, MIP_MSIP, MIP_MTIP, MIP_SEIP, MIP_SSIP, HartArray
+from qemud.hw.riscv.sbi.firmware import Firmware
+from qemud.hw.rtc.goldfish import GoldfishRtc
+from qemud.hw.virtio.mmio import VirtioMmio
+from qemud.machine.irq import Irq
+from qemud.machine.memory import RamBlock
+from qemud.qom.device import Device, SysBusDevice
+from qemud.qom.machine import Machine
+from qemud.qom.properties import Provenance
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qemud.chardev.stream import Chardev
+    from qemud.hw.boot.fdt import Node
+    from qemud.qom.object import Object
+
+_Device = TypeVar("_Device", bound=SysBusDevice)
+
+RAM_NAME = "riscv_virt_board.ram"
+_CSR_MISA = 0x301
+
+
+class BootLoader(Device, type_name="riscv-boot-loader"):
+    """Carries out the board's boot plan at every reset."""
+
+    def __init__(self, boot: Boot, firmware: Firmware | None) -> None:
+        super().__init__()
+        self.boot = boot
+        self.firmware = firmware
+
+    def reset_hold(self) -> None:
+        """Fill memory and, with the built-in firmware, put the hart to the kernel's beginning."""
+        self.boot.write(self.machine.memory)
+        if self.firmware is not None and self.boot.entry is not None:
+            self.firmware.start(self.boot.entry, self.boot.fdt_address)
+
+
+class VirtMachine(
+    Machine,
+    type_name="virt-machine",
+    options=VirtMachineOptions,
+    links={"memory-backend": "memory-backend"},
+):
+    """See the module.  `ram_size`, `cpu_type` and `serials` are set before `bring_up`."""
+
+    options: VirtMachineOptions
+    ram_size: int = 128 << 20
+    cpu_type: str = "rv64-riscv-cpu"
+    serials: list[Chardev | None]
+
+    def __init__(
+        self, options: VirtMachineOptions | None = None, *, creator: Provenance = Provenance.USER
+    ) -> None:
+        super().__init__(options, creator=creator)
+        self.serials = []
+        self.ram: RamBlock | None = None
+        self._boot: Boot | None = None
+
+    @property
+    def device_tree(self) -> bytes | None:
+        """The blob that the guest was given."""
+        return self._boot.device_tree if self._boot is not None else None
+
+    def build(self) -> None:
+        """Memory, harts, interrupt controllers, devices, and what is to be booted."""
+        vm = self.machine
+        self.ram = self._main_memory()
+        vm.memory.add_ram(RAM_NAME, layout.DRAM_BASE, self.ram)
+        mrom = RamBlock("riscv_virt_board.mrom", layout.MROM.size)
+        vm.memory.add_ram(mrom.name, layout.MROM.base, mrom, readonly=True)
+        self._add_harts()
+        self._add_timers()
+        self._add_plic()
+        self._add_devices()
+        self._add_boot()
+
+    def take_down(self) -> None:
+        """Unrealize all, and close the files of the boot plan."""
+        super().take_down()
+        if self._boot is not None:
+            self._boot.close()
+            self._boot = None
+
+    def legacy_paths(self) -> Mapping[str, Object]:
+        """The paths at which clients of QEMU know the devices, which depend on the order of their creation there."""
+        order: list[Object] = [self.mswi, self.mtimer]
+        if self.sswi is not None:
+            order.append(self.sswi)
+        order += [self.plic, self.test, *self.virtio]
+        paths = {f"/machine/unattached/device[{number}]": device for number, device in enumerate(order)}
+        # Behind the virtio slots come a PCI host and a platform bus, which are not built.
+        last = len(order) + 2
+        paths[f"/machine/unattached/device[{last}]"] = self.uart
+        paths[f"/machine/unattached/device[{last + 1}]"] = self.rtc
+        return paths
+
+    def _main_memory(self) -> RamBlock:
+        """A memory backend's block, or one of its own."""
+        self.resolve_links()
+        backend = self.link("memory-backend")
+        if backend is not None:
+            block: RamBlock = backend.take()  # type: ignore[attr-defined]
+            self.ram_size = block.size
+            return block
+        return RamBlock(RAM_NAME, self.ram_size)
+
+    def _add_harts(self) -> None:
+        options = RiscvHartArrayOptions(cpu_type=self.cpu_type, resetvec=layout.MROM.base)
+        self.soc0 = self._add("soc0", HartArray(options))
+        self.hart = self.soc0.harts[0]
+
+    def _add_timers(self) -> None:
+        swi = AclintSwi(RiscvAclintSwiOptions())
+        swi.connect(0, self.hart.interrupt(MIP_MSIP))
+        self.mswi = self._add("mswi0", swi, layout.CLINT.base)
+        mtimer = AclintMtimer(RiscvAclintMtimerOptions(timebase_freq=layout.TIMEBASE_FREQUENCY))
+        mtimer.connect(0, self.hart.interrupt(MIP_MTIP))
+        self.mtimer = self._add("mtimer0", mtimer, layout.CLINT.base + layout.MTIMER)
+        self.sswi: AclintSwi | None = None
+        if self.options.aclint:
+            sswi = AclintSwi(RiscvAclintSwiOptions(sswi=1))
+            sswi.connect(0, self.hart.interrupt(MIP_SSIP))
+            self.sswi = self._add("sswi0", sswi, layout.SSWI.base)
+
+    def _add_plic(self) -> None:
+        plic = SifivePlic(
+            SifivePlicOptions(
+                hart_config="MS",
+                num_sources=layout.NUM_SOURCES,
+                num_priorities=layout.NUM_PRIORITIES,
+                pending_base=layout.PLIC_PENDING,
+                enable_base=layout.PLIC_ENABLE,
+                enable_stride=layout.PLIC_ENABLE_STRIDE,
+                context_base=layout.PLIC_CONTEXT,
+                context_stride=layout.PLIC_CONTEXT_STRIDE,
+                aperture_size=layout.PLIC.size,
+            )
+        )
+        plic.connect(0, self.hart.interrupt(MIP_MEIP))
+        plic.connect(1, self.hart.interrupt(MIP_SEIP))
+        self.plic = self._add("plic", plic, layout.PLIC.base)
+
+    def _add_devices(self) -> None:
+        self.test = self._add("test", SifiveTest(), layout.TEST.base)
+        self.virtio = []
+        for number in range(layout.VIRTIO_COUNT):
+            slot = VirtioMmio(number=number)
+            slot.connect(0, Irq(self.plic.set_source, layout.VIRTIO_IRQ + number))
+            base = layout.VIRTIO.base + number * layout.VIRTIO.size
+            self.virtio.append(self._add(f"virtio-mmio[{number}]", slot, base))
+        self.uart = self._add_uart()
+        rtc = GoldfishRtc()
+        rtc.connect(0, Irq(self.plic.set_source, layout.RTC_IRQ))
+        self.rtc = self._add("rtc", rtc, layout.RTC.base)
+
+    def _add_uart(self) -> Ns16550a:
+        chardev = self.serials[0] if self.serials else None
+        options = SerialMmOptions(baudbase=layout.UART0_BAUDBASE)
+        uart = Ns16550a(options)
+        if chardev is not None:
+            from qemud.chardev.frontend import Frontend
+
+            options.chardev = chardev.label
+            uart.line = Frontend(
+                chardev,
+                self.machine.mailboxes,
+                receive=uart.receive,
+                event=uart.on_event,
+                on_writable=uart.on_writable,
+            )
+        uart.connect(0, Irq(self.plic.set_source, layout.UART0_IRQ))
+        return self._add("uart0", uart, layout.UART0.base)
+
+    def _add_boot(self) -> None:
+        self._boot = Boot(self.options, self.ram_size, self._device_tree)
+        firmware = None
+        if self.options.firmware in {None, "default"}:
+            firmware = self.add_child("sbi", Firmware(self.hart.vcpu, self.mtimer, self.uart))
+            firmware.bring_up(self.machine)
+        loader = self.add_child("boot-loader", BootLoader(self._boot, firmware))
+        loader.bring_up(self.machine)
+        self._boot.plan.check(self.machine.memory)
+
+    def _device_tree(self) -> Node:
+        return build_device_tree(
+            ram_size=self.ram_size, misa=self.hart.vcpu.csr(_CSR_MISA), aclint=self.options.aclint
+        )
+
+    def _add(self, name: str, device: _Device, base: int | None = None) -> _Device:
+        """Give a device its place in the tree and in the address space, and bring it up."""
+        self.add_child(name, device)
+        device.bring_up(self.machine, self.sysbus)
+        if base is not None:
+            device.map(0, base)
+        return device
