@@ -17,7 +17,8 @@ import asyncio
 import mmap
 import os
 import stat
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Any
 
 from qemud._generated.types.qom import (
     HostMemPolicy,
@@ -75,6 +76,10 @@ class MemoryBackend(UserCreatable, type_name="memory-backend", abstract=True, in
     block: RamBlock | None = None
     in_machine = False
 
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._lock = threading.Lock()
+
     def make_block(self) -> RamBlock:
         """Get the memory from the host; in a worker thread."""
         raise GenericError(f"object type '{self.type_name}' is abstract")
@@ -84,13 +89,21 @@ class MemoryBackend(UserCreatable, type_name="memory-backend", abstract=True, in
         if self.options.size == 0:
             raise GenericError(f"property 'size' of {self.type_name} doesn't take value '0'")
         self._check_nodes()
-        self.block = await asyncio.to_thread(self._prepare)
+        abandoned = threading.Event()
+        try:
+            await asyncio.to_thread(self._prepare, abandoned)
+        except BaseException:
+            # The thread cannot be called back: it gives away what comes too late.
+            abandoned.set()
+            self.close()
+            raise
 
     def close(self) -> None:
         """Give the memory back to the host."""
-        if self.block is not None:
-            self.block.close()
-            self.block = None
+        with self._lock:
+            block, self.block = self.block, None
+        if block is not None:
+            block.close()
 
     def property_changed(self, name: str) -> None:
         """Tell the host what has changed."""
@@ -127,7 +140,7 @@ class MemoryBackend(UserCreatable, type_name="memory-backend", abstract=True, in
         if not nodes and policy is not HostMemPolicy.DEFAULT:
             raise GenericError(f"host-nodes must be set for policy {policy.value}")
 
-    def _prepare(self) -> RamBlock:
+    def _prepare(self, abandoned: threading.Event) -> None:
         block = self.make_block()
         try:
             if self.options.merge:
@@ -141,7 +154,9 @@ class MemoryBackend(UserCreatable, type_name="memory-backend", abstract=True, in
         except BaseException:
             block.close()
             raise
-        return block
+        self.block = block
+        if abandoned.is_set():
+            self.close()
 
 
 class MemoryBackendRam(MemoryBackend, type_name="memory-backend-ram", options=MemoryBackendProperties):
@@ -324,10 +339,14 @@ def _advise(block: RamBlock, advice: int) -> None:
 
 def _populate(block: RamBlock) -> None:
     """Have the host give all of the memory now; GenericError when it cannot."""
-    try:
-        block.mapping.madvise(_MADV_POPULATE_WRITE)
-    except OSError as error:
-        raise GenericError(f"qemu_prealloc_mem: preallocating memory failed: {error.strerror}") from None
+    import ctypes
+
+    # Not mmap's madvise: that holds the interpreter's lock, for seconds if there is much to give.
+    libc = ctypes.CDLL(None, use_errno=True)
+    address, size = ctypes.c_void_p(block.address), ctypes.c_size_t(block.size)
+    if libc.madvise(address, size, ctypes.c_int(_MADV_POPULATE_WRITE)) != 0:
+        reason = os.strerror(ctypes.get_errno())
+        raise GenericError(f"qemu_prealloc_mem: preallocating memory failed: {reason}")
 
 
 def _bind(block: RamBlock, mode: int, nodes: list[int]) -> None:
