@@ -57,7 +57,7 @@ def render(text: str, info: Info | None, column: int | None = None, site: Site |
     while parent is not None:
         lines.insert(0, f"In file included from {parent.file}:{parent.line}:")
         parent = parent.parent
-    if site is not None:
+    if site is not None and site.name:
         lines.append(f"{info.file}: In {site.kind} '{site.name}':")
     place = f"{info.file}:{info.line}"
     if column is not None:

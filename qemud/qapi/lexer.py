@@ -28,7 +28,7 @@ _NULL = re.compile(r"null(?![^\[\]{}:,\s'#])")
 # Longer than any 64-bit number; keeps hostile input away from int()'s and float()'s own limits.
 _MAX_NUMBER_LENGTH = 32
 # Strays are quoted in a diagnostic, which stays readable.
-_MAX_STRAY_LENGTH = 100
+_MAX_STRAY_LENGTH = 200
 
 
 class Token(NamedTuple):

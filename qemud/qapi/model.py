@@ -95,7 +95,10 @@ class Entity:
 
 @dataclass(slots=True)
 class BuiltinType(Entity):
-    """`str`, `int`, `int8` … `uint64`, `size`, `number`, `bool`, `null`, `any`, `QType`."""
+    """`str`, `int`, `int8` … `uint64`, `size`, `number`, `bool`, `null`, `any`.
+
+    `QType` is built in too, as an `EnumType` without place and module.
+    """
 
     json_type: JsonType
 
@@ -222,7 +225,11 @@ Definition: TypeAlias = SchemaType | Command | Event
 
 @dataclass(slots=True)
 class Module:
-    """The definitions of one schema file, in the file's order; `docs` are its free-form comments."""
+    """The definitions of one schema file, in the file's order; `docs` are its free-form comments.
+
+    Types that nobody wrote down (arrays, inline arguments and bases) are not among the definitions; `Schema.entities`
+    has them.  `name` is the file's path from the root file's directory, without `.json`.
+    """
 
     name: str
     path: str
