@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from qemud.monitor.qmp.framing import NEED_DATA, Framer, parse_document
-from qemud.monitor.qmp.parser import JsonError
+from qemud.monitor.qmp.framing import Framer, parse_document
+from qemud.monitor.qmp.values import NEED_DATA, JsonError, Limits
 
 
 def frame(data: bytes, cuts: list[int] | None = None, **options: Any) -> list[Any]:
@@ -142,28 +142,34 @@ def test_nesting_ends_at_1024(opener: bytes) -> None:
 
 def test_tokens_and_bytes_of_a_message_are_limited() -> None:
     for options in WAYS:
-        assert frame(b"[1,2,3]", max_tokens=7, **options) == [[1, 2, 3]]
-        assert frame(b"[1,2,3]", max_tokens=6, **options)[0] == ("error", "JSON token count limit exceeded")
-        assert frame(b'["1234"]', max_bytes=9, **options) == [["1234"]]
-        assert frame(b'["1234"]', max_bytes=8, **options)[0] == ("error", "JSON token size limit exceeded")
-        assert frame(b'{"a":"1234"}{}', max_bytes=12, **options)[0] == (
+        assert frame(b"[1,2,3]", limits=Limits(tokens=7), **options) == [[1, 2, 3]]
+        assert frame(b"[1,2,3]", limits=Limits(tokens=6), **options)[0] == (
+            "error",
+            "JSON token count limit exceeded",
+        )
+        assert frame(b'["1234"]', limits=Limits(bytes=9), **options) == [["1234"]]
+        assert frame(b'["1234"]', limits=Limits(bytes=8), **options)[0] == (
+            "error",
+            "JSON token size limit exceeded",
+        )
+        assert frame(b'{"a":"1234"}{}', limits=Limits(bytes=12), **options)[0] == (
             "error",
             "JSON token size limit exceeded",
         )
 
 
 def test_an_endless_token_is_given_up_and_not_kept() -> None:
-    framer = Framer(max_bytes=100)
+    framer = Framer(limits=Limits(bytes=100))
     for _ in range(50):
         framer.feed(b'"' + b"x" * 9)
         while (item := framer.next()) is not NEED_DATA:
             assert isinstance(item, JsonError | str)
-    assert frame(b'"' + b"x" * 100, max_bytes=100) == [("error", "JSON token size limit exceeded")]
-    assert frame(b'"' + b"x" * 99, max_bytes=100) == []
+    assert frame(b'"' + b"x" * 100, limits=Limits(bytes=100)) == [("error", "JSON token size limit exceeded")]
+    assert frame(b'"' + b"x" * 99, limits=Limits(bytes=100)) == []
 
 
 def test_blanks_do_not_count() -> None:
-    assert frame(b"[" + b" " * 1000 + b"]", max_bytes=3) == [[]]
+    assert frame(b"[" + b" " * 1000 + b"]", limits=Limits(bytes=3)) == [[]]
 
 
 @pytest.mark.parametrize("piece", [1, 7, 4096])

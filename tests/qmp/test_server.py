@@ -272,6 +272,7 @@ def test_a_client_that_does_not_read_is_not_read_from() -> None:
         assert ids(other.messages()) == ["other"]
         port.pending = 0
         port.drained()
+        await settle()
         assert ids(port.messages()) == list(range(100))
         assert not port.paused
 

@@ -2,9 +2,11 @@
 
 Read in this order; each page knows only those before it:
 
+    values    what JSON becomes, errors and limits
     lexer     bytes → tokens            incremental, QEMU's tables
     parser    tokens → one JSON value   incremental, QEMU's grammar and error texts
-    framing   bytes → JSON values       the limits, and a fast path around the two above
+    exact     bytes → JSON values       with the two above: where messages end, the limits
+    framing   bytes → JSON values       a fast way for plain messages, else `exact`
     envelope  values ↔ requests, replies and events, as bytes
     session   the protocol of one client, without any I/O
     events    one event for all clients: time stamps and rate limits

@@ -33,24 +33,7 @@ from qemud.monitor.qmp.lexer import (
     RIGHT_BRACKET,
     STRING,
 )
-
-JsonValue = Any  # None, bool, int, float, str, list, dict of str
-
-
-class JsonError(Exception):
-    """The text is not JSON, or is too much of it; `str()` is QEMU's text for it."""
-
-
-def integer(text: str | bytes) -> int | float:
-    """The value of an integer token: exact within int64 and uint64, else the nearest double."""
-    if len(text) < 19:
-        return int(text)
-    if len(text) <= 20:
-        value = int(text)
-        if -(1 << 63) <= value < 1 << 64:
-            return value
-    return float(text)
-
+from qemud.monitor.qmp.values import JsonError, JsonValue, integer
 
 # --- strings
 

@@ -176,16 +176,19 @@ class Monitor:
         session, turn = self.session, self._turn
         self._pumping = True
         try:
+            sent = False
             for _ in range(BURST):
                 request = session.next_request(in_band=not turn.taken)
                 if request is not None:
                     self._run(request)
-                elif self._flush() == 0 or session.wants_input or session.mode is Mode.CLOSED:
-                    # Nothing was held back by output that waits, or no more can be sent.
+                elif not sent and self._flush():
+                    sent = True  # output that waited may be what held back the next command
+                else:
                     break
             else:
                 self._schedule_pump()
-            self._flush()
+            if self._flush() and not session.wants_input:
+                self._schedule_pump()
         finally:
             self._pumping = False
         if turn.taken:

@@ -44,8 +44,8 @@ from typing import TYPE_CHECKING, Final
 
 from qemud.monitor.qmp import envelope
 from qemud.monitor.qmp.envelope import Request
-from qemud.monitor.qmp.framing import NEED_DATA, Framer
-from qemud.monitor.qmp.parser import JsonError, JsonValue
+from qemud.monitor.qmp.framing import Framer
+from qemud.monitor.qmp.values import NEED_DATA, JsonError, JsonValue
 from qemud.qapi.runtime.errors import CommandNotFound, GenericError, QmpError
 
 if TYPE_CHECKING:
