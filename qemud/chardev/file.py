@@ -6,7 +6,9 @@ by a pool thread.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from qemud.chardev.descriptor import DescriptorChardev, Output, is_file, is_pollable
@@ -19,13 +21,21 @@ if TYPE_CHECKING:
 
 
 def open_path(path: str, flags: int) -> int:
-    """open(2) with QEMU's error text; a FIFO does not wait for its other end."""
+    """open(2) with QEMU's error text.
+
+    A FIFO is opened for both directions: so it waits for nobody, and that the other side comes and goes is not an end of input.
+    """
+    try:
+        if stat.S_ISFIFO(os.stat(path).st_mode):
+            flags = flags & ~os.O_ACCMODE | os.O_RDWR
+    except (OSError, ValueError):
+        pass  # it does not exist, or may not be seen; open tells
     try:
         return os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK, 0o666)
     except OSError as error:
         raise GenericError(f"Could not open '{path}': {os.strerror(error.errno or 0)}") from None
     except ValueError:  # a NUL in the name
-        raise GenericError(f"Could not open '{path}': {os.strerror(22)}") from None
+        raise GenericError(f"Could not open '{path}': {os.strerror(errno.EINVAL)}") from None
 
 
 class FileChardev(DescriptorChardev):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ class Log:
         except OSError as error:
             raise GenericError(f"Could not create '{path}': {os.strerror(error.errno or 0)}") from None
         except ValueError:  # a NUL
-            raise GenericError(f"Could not create '{path}': {os.strerror(22)}") from None
+            raise GenericError(f"Could not create '{path}': {os.strerror(errno.EINVAL)}") from None
         self._writer = PooledWriter(fd)
 
     def write(self, data: bytes) -> None:
