@@ -68,6 +68,8 @@ def parse_state(node: Object, value: Any) -> Any:
     from qemud.qapi.runtime.check import parse_type
 
     assert node.state_type is not None
+    if not isinstance(value, dict):
+        raise GenericError("the state is not an object")
     state = parse_type(node.state_type.__name__, value)
     node.check_state(state)
     return state
@@ -78,9 +80,10 @@ def _parse(path: str, node: Object, record: Any) -> Any:
         raise GenericError(f"saved state of '{path}' is not an object with type, version and state")
     if record["type"] != node.type_name:
         raise GenericError(f"saved state of '{path}' is of a {record['type']}, here it is a {node.type_name}")
-    if record["version"] != version_of(node):
+    version = record["version"]
+    if isinstance(version, bool) or version != version_of(node):
         raise GenericError(
-            f"saved state of '{path}' ({node.type_name}) has version {record['version']}, "
+            f"saved state of '{path}' ({node.type_name}) has version {version}, "
             f"version {version_of(node)} is expected"
         )
     try:
