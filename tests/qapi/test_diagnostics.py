@@ -91,6 +91,21 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert len(lines) == 51
 
 
+def test_just_within_the_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    condition = "{ 'not': " * 99 + "'A'" + " }" * 99
+    bases = "".join(f"{{ 'struct': 'S{n:02}x', 'base': 'S{n + 1:02}x', 'data': {{}} }}\n" for n in range(50))
+    files = {ROOT: "{ 'include': 'i0.json' }\n"}
+    files |= {f"i{n}.json": f"{{ 'include': 'i{n + 1}.json' }}\n" for n in range(49)}
+    files["i49.json"] = (
+        f"{bases}{{ 'struct': 'S50x', 'data': {{}} }}\n{{ 'command': 'foo', 'if': {condition} }}\n"
+    )
+    write(tmp_path, files)
+    monkeypatch.chdir(tmp_path)
+    schema = load(ROOT)
+    assert schema.entities["foo"].condition.evaluate(frozenset())
+    assert len(schema.modules) == 51
+
+
 def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("loop").symlink_to("loop")
