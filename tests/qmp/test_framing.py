@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qemud.monitor.qmp.framing import Framer, parse_document
-from qemud.monitor.qmp.values import NEED_DATA, JsonError, Limits
+from qemud.monitor.qmp.values import LATER, NEED_DATA, JsonError, Limits
 
 
 def frame(data: bytes, cuts: list[int] | None = None, **options: Any) -> list[Any]:
@@ -23,7 +23,8 @@ def frame(data: bytes, cuts: list[int] | None = None, **options: Any) -> list[An
     for start, stop in itertools.pairwise(edges):
         framer.feed(data[start:stop])
         while (item := framer.next()) is not NEED_DATA:
-            items.append(("error", str(item)) if isinstance(item, JsonError) else item)
+            if item is not LATER:
+                items.append(("error", str(item)) if isinstance(item, JsonError) else item)
     return items
 
 

@@ -70,6 +70,24 @@ def test_after_a_burst_others_have_their_turn() -> None:
     run(test)
 
 
+def test_a_large_message_is_read_over_many_turns_of_the_loop() -> None:
+    async def test(services: Services) -> None:
+        _, port = monitor(services)
+        data = command("query-name", [1] * 20_000)
+        port.receive(command("query-name", 0) + data[:-5])
+        port.receive(data[-5:] + command("query-name", 2))
+        assert ids(port.messages()) == [0]
+        turns = 0
+        while not (messages := port.messages()):
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns > 10
+        assert ids(messages) == [[1] * 20_000, 2]
+        assert not port.paused
+
+    run(test)
+
+
 def test_a_command_that_waits_holds_up_those_behind_it() -> None:
     async def test(services: Services) -> None:
         _, port = monitor(services)

@@ -25,14 +25,18 @@ from qemud.monitor.qmp.lexer import (
     Lexer,
 )
 from qemud.monitor.qmp.parser import Parser, lenient_text
-from qemud.monitor.qmp.values import NEED_DATA, JsonError, JsonValue, Limits
+from qemud.monitor.qmp.values import LATER, NEED_DATA, JsonError, JsonValue, Limits
 
 if TYPE_CHECKING:
-    from qemud.monitor.qmp.values import NeedData
+    from qemud.monitor.qmp.values import Pending
 
 # How far the count of open braces or brackets goes when one opens or closes.
 _BRACES: Final = {LEFT_BRACE: 1, RIGHT_BRACE: -1}
 _BRACKETS: Final = {LEFT_BRACKET: 1, RIGHT_BRACKET: -1}
+
+
+TOKENS_AT_A_TIME: Final = 1024
+"""A millisecond or two of work."""
 
 
 class ExactFramer:
@@ -64,16 +68,19 @@ class ExactFramer:
         """Forget the rest of the current piece."""
         self._lexer.leave()
 
-    def next(self) -> JsonValue | JsonError | NeedData:
-        """The next message's value; a JsonError (returned) for garbage; or NEED_DATA."""
+    def next(self) -> JsonValue | JsonError | Pending:
+        """The next message's value; a JsonError (returned) for garbage; NEED_DATA; or LATER, after many tokens."""
         lexer = self._lexer
-        while (token := lexer.next()) is not None:
+        for _ in range(TOKENS_AT_A_TIME):
+            token = lexer.next()
+            if token is None:
+                return NEED_DATA
             item = self._push(*token)
             if item is not NEED_DATA:
                 return item
-        return NEED_DATA
+        return LATER
 
-    def _push(self, kind: int, text: bytes) -> JsonValue | JsonError | NeedData:
+    def _push(self, kind: int, text: bytes) -> JsonValue | JsonError | Pending:
         """Take a token; the value or error of the message that ends with it, or NEED_DATA."""
         if kind == STRAY:
             self._reset()

@@ -26,7 +26,7 @@ import json
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from qemud.monitor.qmp.values import NEED_DATA, JsonError, JsonValue, Limits, NeedData, integer
+from qemud.monitor.qmp.values import LATER, NEED_DATA, JsonError, JsonValue, Limits, Pending, integer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,8 +80,8 @@ class Framer:
         """Give a piece of input."""
         self._waiting.append(data)
 
-    def next(self) -> JsonValue | JsonError | NeedData:
-        """The next message's value; a JsonError (returned) for garbage; or NEED_DATA."""
+    def next(self) -> JsonValue | JsonError | Pending:
+        """The next message's value; a JsonError (returned) for garbage; NEED_DATA; or LATER: ask again soon."""
         while True:
             text = self._text
             if text is not None:
@@ -143,14 +143,13 @@ class Framer:
             self._exact = ExactFramer(self._limits)
         self._exact.feed(self._data, position)
 
-    def _next_exact(self, exact: ExactFramer) -> JsonValue | JsonError | NeedData:
+    def _next_exact(self, exact: ExactFramer) -> JsonValue | JsonError | Pending:
         """What `next` returns, from what the exact way still has to read."""
         carried = not exact.idle
         item = exact.next()
         if (
             carried
-            and item is not NEED_DATA
-            and not isinstance(item, JsonError)
+            and not isinstance(item, JsonError | Pending)
             and exact.idle
             and exact.position < len(self._data)
             and self._is_plain(self._data)
@@ -168,7 +167,8 @@ def parse_document(data: bytes) -> JsonValue:
     framer.feed(data)
     items = []
     while (item := framer.next()) is not NEED_DATA:
-        items.append(item)
+        if item is not LATER:
+            items.append(item)
     items += framer.finish()
     if not items:
         raise JsonError("Expecting a JSON value")

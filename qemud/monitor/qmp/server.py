@@ -187,7 +187,8 @@ class Monitor:
                     break
             else:
                 self._schedule_pump()
-            if self._flush() and not session.wants_input:
+            sent = self._flush() > 0
+            if session.busy or (sent and not session.wants_input):
                 self._schedule_pump()
         finally:
             self._pumping = False

@@ -45,7 +45,7 @@ from typing import TYPE_CHECKING, Final
 from qemud.monitor.qmp import envelope
 from qemud.monitor.qmp.envelope import Request
 from qemud.monitor.qmp.framing import Framer
-from qemud.monitor.qmp.values import NEED_DATA, JsonError, JsonValue
+from qemud.monitor.qmp.values import LATER, NEED_DATA, JsonError, JsonValue
 from qemud.qapi.runtime.errors import CommandNotFound, GenericError, QmpError
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ class Session:
         self._held_events: dict[str, bytes] = {}
         self.backlog = 0
         """Bytes of output that wait to be taken."""
+        self.busy = False
+        """Whether `next_request` gave None only because it had worked long enough: ask again in the next turn."""
         self._descriptors: list[int] = []
 
     # --- the connection
@@ -141,11 +143,13 @@ class Session:
         wrong in themselves are answered on the way, in their order.
         """
         queue = self._queue
+        self.busy = False
         while self.backlog < MAX_REPLY_BACKLOG:
             if in_band and not self._running:
                 message = queue.popleft() if queue else self._framer.next()
-                if message is NEED_DATA:
-                    self._starved = True
+                if message is NEED_DATA or message is LATER:
+                    self._starved = message is NEED_DATA
+                    self.busy = message is LATER
                     return None
                 request = self._accept(message)
                 if request is not None:
@@ -155,8 +159,9 @@ class Session:
                 if not self._oob or len(queue) >= MAX_QUEUE:
                     return None
                 message = self._framer.next()
-                if message is NEED_DATA:
-                    self._starved = True
+                if message is NEED_DATA or message is LATER:
+                    self._starved = message is NEED_DATA
+                    self.busy = message is LATER
                     return None
                 if isinstance(message, dict) and "exec-oob" in message and "execute" not in message:
                     request = self._accept(message)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any, Final, NamedTuple
 
 JsonValue = Any  # None, bool, int, float, str, list, dict of str
 
 
-class NeedData:
-    """The type of NEED_DATA."""
+class Pending(Enum):
+    """What stands in place of a value that is not there yet."""
 
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "NEED_DATA"
+    NEED_DATA = "need data"  # the next message is not complete
+    LATER = "later"  # it may be, but enough has been done for one turn of the loop: ask again
 
 
-NEED_DATA: Final = NeedData()
-"""In place of a value: the next message is not complete."""
+NEED_DATA: Final = Pending.NEED_DATA
+LATER: Final = Pending.LATER
 
 
 class JsonError(Exception):
