@@ -20,6 +20,7 @@ Calls that are cancelled run all the same; only their result is dropped.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -64,10 +65,8 @@ class Mailboxes:
         self._scheduled = False
         self._calls: set[asyncio.Future[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        try:
+        with contextlib.suppress(RuntimeError):
             self._loop = asyncio.get_running_loop()
-        except RuntimeError:
-            pass
 
     # Who is who.
 
@@ -116,10 +115,8 @@ class Mailboxes:
 
     def ring(self) -> None:
         """Wake the machine thread from `wait`; any thread."""
-        try:
+        with contextlib.suppress(RuntimeError):  # somebody else has rung already
             self._bell.release()
-        except RuntimeError:
-            pass  # somebody else has rung already
 
     async def call(self, fn: Callable[..., T], *args: Any) -> T:
         """Run `fn(*args)` in the machine thread and return its result, or raise its exception.

@@ -123,6 +123,7 @@ class MachineThread:
     def _end(self) -> None:
         self._ending = True
         self.pause()
+        self.mailboxes.ring()
 
     def _kick(self) -> None:
         """Any thread: there is mail and the machine thread does not wait in its mailbox."""
@@ -135,15 +136,13 @@ class MachineThread:
         try:
             while not self._ending:
                 self._look()
-                if self._ending:
-                    break
                 vcpu = self._vcpu
-                if vcpu is None or not self._running or vcpu.halted:
-                    self.mailboxes.wait(self._time_left())
-                else:
+                if vcpu is not None and self._running and not vcpu.halted:
                     self._set_deadline()
                     if vcpu.run() is Exit.FAILED:
                         self._fail(vcpu.failure)
+                else:
+                    self.mailboxes.wait(self._time_left())
         finally:
             self.mailboxes.close()
 

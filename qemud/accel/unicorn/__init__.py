@@ -1,1 +1,9 @@
-"""Written by the room's first commit."""
+"""The Unicorn engine as a processor.
+
+riscv.py     a hart: what the machine calls
+native.py    chooses what the engine calls:
+_fast.c        the C extension, or
+twin.py        the same in Python, where it was not built
+layout.py    where the engine keeps what we need
+library.py   the shared library: version, host, prototypes
+"""

@@ -1,0 +1,777 @@
+/*
+ * The native part of the Unicorn accelerator: what Python cannot do safely or fast.
+ *
+ * A Core is the glue of one engine.  It delivers traps without entering Python, raises precise access faults (they longjmp, so
+ * they must never be entered from Python), finds the device behind an address, tells the guest the time, notices kicks at
+ * block boundaries and fires them on time.  `twin.py` is the same in Python; the tests hold one to the other.
+ *
+ * No header of Unicorn is needed: functions and fields of the engine come in as addresses, which layout.py has found and
+ * checked.  In comments "cs" is the engine's CPUState, "env" its CPURISCVState.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef Py_LIMITED_API
+#define Py_LIMITED_API 0x030b0000
+#endif
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#define NS 1000000000LL
+
+/* Exceptions of the privileged architecture (table "mcause", v1.12) and the engine's one number for every ecall. */
+enum { FETCH_FAULT = 1, BREAKPOINT = 3, LOAD_FAULT = 5, STORE_FAULT = 7, ECALL = 8 };
+enum { FETCH_PAGE_FAULT = 12, LOAD_PAGE_FAULT = 13, STORE_PAGE_FAULT = 15 };
+
+/* What mem_io_pc holds outside of a guest's own access: a device callback that finds it is a page-table walk. */
+#define NO_ACCESS ((uintptr_t)1)
+
+/* A kick can be lost: the engine clears its flags without a barrier.  The watchdog repeats it after RETRY; it looks after
+ * a running guest every TICK even when no timer is due. */
+#define TICK (2 * 1000 * 1000)
+#define RETRY (200 * 1000)
+
+typedef struct {
+    uint64_t base, end;
+    PyObject *read, *write;
+} Registers;
+
+/* The engine maps each stretch without RAM as one region, from `base`; its callbacks get offsets and a pointer to this. */
+typedef struct Gap {
+    struct Core *core;
+    uint64_t base;
+    struct Gap *next;
+} Gap;
+
+typedef struct Core {
+    PyObject_HEAD
+
+    /* The engine: handles, fields and functions, by address. */
+    void *uc, *cs, *env;
+    uint32_t *interrupt_request;
+    uint16_t *icount_high;
+    int32_t *exception_index;
+    uintptr_t *mem_io_pc;
+    uint64_t *pc, *badaddr, *priv, *mip, *gpr;
+    int (*emu_start)(void *, uint64_t, uint64_t, uint64_t, size_t);
+    int (*emu_stop)(void *);
+    void (*do_interrupt)(void *cs);
+    bool (*exec_interrupt)(void *cs, int request);
+    void (*raise_exception)(void *env, uint32_t exception, uintptr_t host_pc);
+    bool (*restore_state)(void *cs, uintptr_t host_pc, bool will_exit);
+    void (*loop_exit)(void *cs);
+    uint32_t (*update_mip)(void *cs, uint32_t mask, uint32_t value);
+    void *(*code_at)(void *env, uint64_t address, int access, int mmu_idx);
+
+    /* Python: who is told, the device registers sorted by base, and the exception that stands for an access fault. */
+    PyObject *handler, *fault;
+    Registers *registers;
+    Py_ssize_t count;
+    Gap *gaps;
+
+    /* The clock: nanoseconds of the guest are host nanoseconds + offset, or `frozen` when that is not negative. */
+    int64_t offset, frozen, ns_per_tick;
+
+    int attention; /* somebody wants the machine thread; atomic */
+    int leaving;   /* stop at the next block boundary */
+    int ecalls;    /* ecalls of S-mode go to the handler */
+    int walk_fault;
+
+    /* The watchdog, under `lock`. */
+    pthread_t watchdog;
+    pthread_mutex_t lock;
+    int timer, in_guest, closing, started;
+    int64_t deadline; /* host nanoseconds, or -1 */
+} Core;
+
+/* rdtime and the interrupt check get no argument of ours; each engine runs in one thread at a time. */
+static __thread Core *current;
+
+static int64_t host_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * NS + t.tv_nsec;
+}
+
+static int64_t guest_now(const Core *core)
+{
+    return core->frozen >= 0 ? core->frozen : host_now() + core->offset;
+}
+
+static uint64_t read_time(void)
+{
+    return current ? (uint64_t)(guest_now(current) / current->ns_per_tick) : 0;
+}
+
+/* Kicks ------------------------------------------------------------------------------------------------------------- */
+
+/* Have hook_interrupt called at the next block boundary. */
+static void interrupt(Core *core)
+{
+    __atomic_or_fetch(core->interrupt_request, 2, __ATOMIC_SEQ_CST);
+    __atomic_store_n(core->icount_high, 0xffff, __ATOMIC_SEQ_CST);
+}
+
+static void kick(Core *core)
+{
+    __atomic_store_n(&core->attention, 1, __ATOMIC_SEQ_CST);
+    interrupt(core);
+}
+
+static void set_timer(Core *core, int64_t when)
+{
+    struct itimerspec t = {{0, 0}, {when / NS, when % NS}};
+    timerfd_settime(core->timer, TFD_TIMER_ABSTIME, &t, NULL);
+}
+
+static int64_t next_look(const Core *core, int64_t now, int64_t span)
+{
+    int64_t when = now + span;
+    return core->deadline >= 0 && core->deadline < when ? core->deadline : when;
+}
+
+static void *watch(void *argument)
+{
+    Core *core = argument;
+    uint64_t expirations;
+    for (;;) {
+        ssize_t got = read(core->timer, &expirations, sizeof expirations);
+        if (got < 0 && errno != EINTR)
+            return NULL;
+        pthread_mutex_lock(&core->lock);
+        if (core->closing) {
+            pthread_mutex_unlock(&core->lock);
+            return NULL;
+        }
+        if (core->in_guest) {
+            int64_t now = host_now();
+            bool due = core->deadline >= 0 && core->deadline <= now;
+            if (due)
+                core->deadline = -1; /* the machine thread arms the next one */
+            bool pending = due || __atomic_load_n(&core->attention, __ATOMIC_SEQ_CST);
+            if (pending)
+                kick(core);
+            set_timer(core, next_look(core, now, pending ? RETRY : TICK));
+        }
+        pthread_mutex_unlock(&core->lock);
+    }
+}
+
+/* Calls into Python -------------------------------------------------------------------------------------------------- */
+
+/* A callback failed: the handler is told of the exception, and nothing of it passes through the engine's frames. */
+static void report_failure(Core *core)
+{
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyErr_NormalizeException(&type, &value, &trace);
+    if (value && trace)
+        PyException_SetTraceback(value, trace);
+    PyObject *r = PyObject_CallMethod(core->handler, "failed", "O", value ? value : Py_None);
+    if (!r)
+        PyErr_WriteUnraisable(core->handler);
+    Py_XDECREF(r);
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(trace);
+}
+
+static void attend(Core *core)
+{
+    PyGILState_STATE gil = PyGILState_Ensure();
+    PyObject *r = PyObject_CallMethod(core->handler, "attention", NULL);
+    if (!r)
+        report_failure(core);
+    Py_XDECREF(r);
+    PyGILState_Release(gil);
+}
+
+static bool handle_ecall(Core *core)
+{
+    PyGILState_STATE gil = PyGILState_Ensure();
+    PyObject *r = PyObject_CallMethod(core->handler, "ecall", NULL);
+    bool handled = true;
+    if (r)
+        handled = PyObject_IsTrue(r) == 1;
+    else
+        report_failure(core);
+    Py_XDECREF(r);
+    PyGILState_Release(gil);
+    return handled;
+}
+
+/* Hooks of the engine ------------------------------------------------------------------------------------------------ */
+
+/* Replaces the CPU class's interrupt check: called between blocks while bit 2 of interrupt_request is set.  True makes the
+ * engine forget which block it came from, which it must when Python may have changed pc. */
+static bool hook_interrupt(void *cs, int request)
+{
+    Core *core = current;
+    bool entered = false;
+    if (__atomic_exchange_n(&core->attention, 0, __ATOMIC_SEQ_CST)) {
+        attend(core);
+        entered = true;
+    }
+    if (core->leaving) {
+        core->emu_stop(core->uc);
+        return true;
+    }
+    bool taken = core->exec_interrupt(cs, request | 2);
+    if (!taken && !*core->mip) {
+        __atomic_and_fetch(core->interrupt_request, ~2u, __ATOMIC_SEQ_CST);
+        if (__atomic_load_n(&core->attention, __ATOMIC_SEQ_CST))
+            __atomic_or_fetch(core->interrupt_request, 2, __ATOMIC_SEQ_CST);
+    }
+    return taken || entered;
+}
+
+/* UC_HOOK_INTR: an exception of the guest.  The engine has added 4 to pc, whatever the instruction's length. */
+static void hook_exception(void *uc, uint32_t number, void *user)
+{
+    Core *core = user;
+    if (number == ECALL && core->ecalls && *core->priv == 1 && handle_ecall(core))
+        return;
+    *core->pc -= 4;
+    if (core->walk_fault) {
+        /* A page table in a hole: an access fault of the access that needed it, not a page fault. */
+        core->walk_fault = 0;
+        if (number == FETCH_PAGE_FAULT)
+            number = FETCH_FAULT;
+        else if (number == LOAD_PAGE_FAULT)
+            number = LOAD_FAULT;
+        else if (number == STORE_PAGE_FAULT)
+            number = STORE_FAULT;
+    }
+    *core->exception_index = (int32_t)number;
+    core->do_interrupt(core->cs);
+}
+
+/* UC_HOOK_INSN_INVALID: ebreak comes here, with pc still at it. */
+static bool hook_breakpoint(void *uc, void *user)
+{
+    Core *core = user;
+    if (*core->exception_index != BREAKPOINT)
+        return false;
+    core->do_interrupt(core->cs);
+    return true;
+}
+
+/* Accesses outside RAM ----------------------------------------------------------------------------------------------- */
+
+/* The instruction at pc, or 0 when its page is not to be had without a fault. */
+static uint32_t instruction(Core *core)
+{
+    uint64_t pc = *core->pc;
+    uint16_t *low = core->code_at(core->env, pc, 2, (int)*core->priv);
+    if (!low)
+        return 0;
+    if ((*low & 3) != 3)
+        return *low;
+    uint16_t *high = (pc + 2) & 0xfff ? low + 1 : core->code_at(core->env, pc + 2, 2, (int)*core->priv);
+    return high ? (uint32_t)*high << 16 | *low : 0;
+}
+
+/* Bits `from`.. (`count` of them) of the instruction, put at `to`. */
+static uint32_t field(uint32_t word, int from, int count, int to)
+{
+    return (word >> from & ((1u << count) - 1)) << to;
+}
+
+/* The virtual address that a load or store instruction names (unprivileged ISA, chapters "RV64I", "A", "C"). */
+static bool effective_address(const Core *core, uint32_t word, uint64_t *address, bool *store)
+{
+    const uint64_t *x = core->gpr;
+    int funct3 = word >> 13 & 7;
+    switch (word & 3) {
+    case 3:
+        switch (word & 0x7f) {
+        case 0x03: /* LOAD, LOAD-FP */
+        case 0x07:
+            *address = x[word >> 15 & 31] + (int64_t)((int32_t)word >> 20);
+            *store = false;
+            return true;
+        case 0x23: /* STORE, STORE-FP */
+        case 0x27:
+            *address = x[word >> 15 & 31] + (int64_t)(((int32_t)word >> 25) * 32 + (int32_t)field(word, 7, 5, 0));
+            *store = true;
+            return true;
+        case 0x2f: /* AMO: everything but LR counts as a store */
+            *address = x[word >> 15 & 31];
+            *store = word >> 27 != 2;
+            return true;
+        }
+        return false;
+    case 0: { /* C.FLD C.LW C.LD, C.FSD C.SW C.SD */
+        if (funct3 == 0 || funct3 == 4)
+            return false;
+        uint32_t offset = field(word, 10, 3, 3);
+        offset |= (funct3 & 3) == 2 ? field(word, 6, 1, 2) | field(word, 5, 1, 6) : field(word, 5, 2, 6);
+        *address = x[8 + field(word, 7, 3, 0)] + offset;
+        *store = funct3 > 4;
+        return true;
+    }
+    case 2: { /* C.FLDSP C.LWSP C.LDSP, C.FSDSP C.SWSP C.SDSP */
+        uint32_t offset;
+        if (funct3 == 0 || funct3 == 4)
+            return false;
+        if (funct3 == 2)
+            offset = field(word, 12, 1, 5) | field(word, 4, 3, 2) | field(word, 2, 2, 6);
+        else if (funct3 < 4)
+            offset = field(word, 12, 1, 5) | field(word, 5, 2, 3) | field(word, 2, 3, 6);
+        else if (funct3 == 6)
+            offset = field(word, 9, 4, 2) | field(word, 7, 2, 6);
+        else
+            offset = field(word, 10, 3, 3) | field(word, 7, 3, 6);
+        *address = x[2] + offset;
+        *store = funct3 > 4;
+        return true;
+    }
+    }
+    return false;
+}
+
+/* Raise an access fault of the instruction that is being executed.  Longjmps into the engine: no Python frame and no lock may
+ * be on the stack above it. */
+static __attribute__((noreturn)) void raise_fault(Core *core, uint64_t physical, uintptr_t host_pc, bool store)
+{
+    uint64_t pc, address = physical;
+    uint32_t exception = store ? STORE_FAULT : LOAD_FAULT;
+    if (!host_pc) { /* the translator was reading code; pc is where the block begins */
+        pc = *core->pc;
+        *core->badaddr = (physical & 0xfff) < (pc & 0xfff) ? (pc | 0xfff) + 1 : pc;
+        core->raise_exception(core->env, FETCH_FAULT, 0);
+    }
+    core->restore_state(core->cs, host_pc, true);
+    if (effective_address(core, instruction(core), &address, &store)) {
+        exception = store ? STORE_FAULT : LOAD_FAULT;
+        /* An access over a page boundary whose first part went well: the second page is at fault. */
+        if ((address & 0xfff) > 0xff8 && (physical & 0xfff) < 8)
+            address = (address | 0xfff) + 1;
+    }
+    *core->badaddr = address;
+    core->raise_exception(core->env, exception, 0);
+    __builtin_unreachable();
+}
+
+/* Leave behind a store that is done: the block's other instructions must not run. */
+static void leave_after_store(Core *core, uintptr_t host_pc, unsigned size)
+{
+    uint64_t address;
+    bool store;
+    core->restore_state(core->cs, host_pc, true);
+    uint32_t word = instruction(core);
+    /* Anything but an aligned store of its whole width has more to do; it ends with its block. */
+    if (!effective_address(core, word, &address, &store) || !store || (word & 0x7f) == 0x2f || (address & (size - 1)))
+        return;
+    unsigned width = (word & 3) == 3 ? 1u << (word >> 12 & 3) : (word >> 13 & 3) == 2 ? 4 : 8;
+    if (width != size)
+        return;
+    *core->pc += (word & 3) == 3 ? 4 : 2;
+    *core->exception_index = -1;
+    core->loop_exit(core->cs);
+}
+
+static const Registers *find(const Core *core, uint64_t address, unsigned size)
+{
+    Py_ssize_t low = 0, high = core->count;
+    while (low < high) {
+        Py_ssize_t middle = (low + high) / 2;
+        if (core->registers[middle].end <= address)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low == core->count || address < core->registers[low].base || core->registers[low].end - address < size)
+        return NULL;
+    return &core->registers[low];
+}
+
+/* The failed call's exception is an access fault, or else a defect that is reported. */
+static bool is_fault(Core *core)
+{
+    if (PyErr_ExceptionMatches(core->fault)) {
+        PyErr_Clear();
+        return true;
+    }
+    report_failure(core);
+    return false;
+}
+
+static uint64_t load(Core *core, uint64_t address, unsigned size)
+{
+    uintptr_t host_pc = *core->mem_io_pc;
+    *core->mem_io_pc = NO_ACCESS;
+    if (host_pc == NO_ACCESS) {
+        core->walk_fault = 1;
+        return 0;
+    }
+    const Registers *r = host_pc ? find(core, address, size) : NULL; /* code is fetched from RAM only */
+    if (!r)
+        raise_fault(core, address, host_pc, false);
+    PyGILState_STATE gil = PyGILState_Ensure();
+    bool fault = false;
+    uint64_t value = 0;
+    PyObject *result = PyObject_CallFunction(r->read, "KI", (unsigned long long)(address - r->base), size);
+    if (result) {
+        value = PyLong_AsUnsignedLongLongMask(result);
+        Py_DECREF(result);
+        if (value == (uint64_t)-1 && PyErr_Occurred())
+            report_failure(core);
+    } else {
+        fault = is_fault(core);
+    }
+    PyGILState_Release(gil);
+    if (fault)
+        raise_fault(core, address, host_pc, false);
+    return value;
+}
+
+static void store(Core *core, uint64_t address, unsigned size, uint64_t value)
+{
+    uintptr_t host_pc = *core->mem_io_pc;
+    *core->mem_io_pc = NO_ACCESS;
+    const Registers *r = find(core, address, size);
+    if (!r)
+        raise_fault(core, address, host_pc, true);
+    PyGILState_STATE gil = PyGILState_Ensure();
+    bool fault = false;
+    PyObject *result =
+        PyObject_CallFunction(r->write, "KKI", (unsigned long long)(address - r->base), (unsigned long long)value, size);
+    if (result)
+        Py_DECREF(result);
+    else
+        fault = is_fault(core);
+    PyGILState_Release(gil);
+    if (fault)
+        raise_fault(core, address, host_pc, true);
+    if (core->leaving)
+        leave_after_store(core, host_pc, size);
+}
+
+static uint64_t hook_load(void *uc, uint64_t offset, unsigned size, void *user)
+{
+    Gap *gap = user;
+    return load(gap->core, gap->base + offset, size);
+}
+
+static void hook_store(void *uc, uint64_t offset, unsigned size, uint64_t value, void *user)
+{
+    Gap *gap = user;
+    store(gap->core, gap->base + offset, size, value);
+}
+
+/* UC_HOOK_MEM_WRITE_PROT over ROM: true means go on, and the engine then drops the write. */
+static bool hook_rom(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
+{
+    return true;
+}
+
+/* The Python type ---------------------------------------------------------------------------------------------------- */
+
+#define ADDRESS(name) {#name, offsetof(Core, name)}
+static const struct {
+    const char *name;
+    size_t offset;
+} addresses[] = {
+    ADDRESS(uc), ADDRESS(cs), ADDRESS(env), ADDRESS(interrupt_request), ADDRESS(icount_high), ADDRESS(exception_index),
+    ADDRESS(mem_io_pc), ADDRESS(pc), ADDRESS(badaddr), ADDRESS(priv), ADDRESS(mip), ADDRESS(gpr), ADDRESS(emu_start),
+    ADDRESS(emu_stop), ADDRESS(do_interrupt), ADDRESS(exec_interrupt), ADDRESS(raise_exception), ADDRESS(restore_state),
+    ADDRESS(loop_exit), ADDRESS(update_mip), ADDRESS(code_at),
+};
+
+static int core_init(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    Core *core = (Core *)self;
+    PyObject *where, *handler, *fault;
+    static char *names[] = {"addresses", "handler", "fault", "ns_per_tick", NULL};
+    if (core->started) {
+        PyErr_SetString(PyExc_RuntimeError, "a Core is initialised once");
+        return -1;
+    }
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOL", names, &where, &handler, &fault, &core->ns_per_tick))
+        return -1;
+    for (size_t i = 0; i < sizeof addresses / sizeof *addresses; i++) {
+        PyObject *number = PyMapping_GetItemString(where, addresses[i].name);
+        if (!number)
+            return -1;
+        void *value = PyLong_AsVoidPtr(number);
+        Py_DECREF(number);
+        if (!value) {
+            if (!PyErr_Occurred())
+                PyErr_Format(PyExc_ValueError, "address of %s is null", addresses[i].name);
+            return -1;
+        }
+        *(void **)((char *)core + addresses[i].offset) = value;
+    }
+    if (core->ns_per_tick <= 0) {
+        PyErr_SetString(PyExc_ValueError, "ns_per_tick must be positive");
+        return -1;
+    }
+    core->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
+    if (core->timer < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    pthread_mutex_init(&core->lock, NULL);
+    core->deadline = -1;
+    core->frozen = 0;
+    *core->mem_io_pc = NO_ACCESS;
+    int failed = pthread_create(&core->watchdog, NULL, watch, core);
+    if (failed) {
+        close(core->timer);
+        errno = failed;
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    core->handler = Py_NewRef(handler);
+    core->fault = Py_NewRef(fault);
+    core->started = 1;
+    return 0;
+}
+
+static void drop_registers(Core *core)
+{
+    Registers *old = core->registers;
+    Py_ssize_t count = core->count;
+    core->registers = NULL;
+    core->count = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Py_DECREF(old[i].read);
+        Py_DECREF(old[i].write);
+    }
+    PyMem_Free(old);
+}
+
+static PyObject *core_close(PyObject *self, PyObject *unused)
+{
+    Core *core = (Core *)self;
+    if (core->started == 1) {
+        core->started = 2;
+        pthread_mutex_lock(&core->lock);
+        core->closing = 1;
+        set_timer(core, 1); /* long past: wakes the watchdog */
+        pthread_mutex_unlock(&core->lock);
+        Py_BEGIN_ALLOW_THREADS
+        pthread_join(core->watchdog, NULL);
+        Py_END_ALLOW_THREADS
+        close(core->timer);
+        pthread_mutex_destroy(&core->lock);
+        drop_registers(core);
+        Py_CLEAR(core->handler);
+        Py_CLEAR(core->fault);
+    }
+    Py_RETURN_NONE;
+}
+
+static void core_dealloc(PyObject *self)
+{
+    PyObject *type = (PyObject *)Py_TYPE(self);
+    freefunc release = PyType_GetSlot((PyTypeObject *)type, Py_tp_free);
+    Py_XDECREF(core_close(self, NULL));
+    while (((Core *)self)->gaps) {
+        Gap *gap = ((Core *)self)->gaps;
+        ((Core *)self)->gaps = gap->next;
+        free(gap);
+    }
+    release(self);
+    Py_DECREF(type);
+}
+
+static PyObject *core_run(PyObject *self, PyObject *unused)
+{
+    Core *core = (Core *)self;
+    Core *before = current;
+    int error;
+    if (core->started != 1 || core->in_guest) {
+        PyErr_SetString(PyExc_RuntimeError, core->in_guest ? "the vCPU runs already" : "the engine is closed");
+        return NULL;
+    }
+    core->leaving = 0;
+    if (__atomic_load_n(&core->attention, __ATOMIC_SEQ_CST))
+        interrupt(core); /* a reset may have cleared the engine's part of it */
+    current = core;
+    Py_BEGIN_ALLOW_THREADS
+    pthread_mutex_lock(&core->lock);
+    core->in_guest = 1;
+    set_timer(core, next_look(core, host_now(), TICK));
+    pthread_mutex_unlock(&core->lock);
+    error = core->emu_start(core->uc, *core->pc, 0, 0, 0);
+    pthread_mutex_lock(&core->lock);
+    core->in_guest = 0;
+    pthread_mutex_unlock(&core->lock);
+    Py_END_ALLOW_THREADS
+    current = before;
+    return PyLong_FromLong(error);
+}
+
+static PyObject *core_kick(PyObject *self, PyObject *unused)
+{
+    if (((Core *)self)->started == 1)
+        kick((Core *)self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *core_leave(PyObject *self, PyObject *unused)
+{
+    if (((Core *)self)->started == 1) {
+        ((Core *)self)->leaving = 1;
+        interrupt((Core *)self);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *core_set_interrupts(PyObject *self, PyObject *args)
+{
+    Core *core = (Core *)self;
+    unsigned int mask, value;
+    if (!PyArg_ParseTuple(args, "II", &mask, &value))
+        return NULL;
+    core->update_mip(core->cs, mask, value);
+    /* The engine tells nobody when a bit comes, and forgets that we were kicked when the last one goes. */
+    if (value || __atomic_load_n(&core->attention, __ATOMIC_SEQ_CST) || core->leaving)
+        interrupt(core);
+    Py_RETURN_NONE;
+}
+
+static PyObject *core_set_clock(PyObject *self, PyObject *args)
+{
+    Core *core = (Core *)self;
+    long long offset, frozen;
+    if (!PyArg_ParseTuple(args, "LL", &offset, &frozen))
+        return NULL;
+    core->offset = offset;
+    core->frozen = frozen;
+    Py_RETURN_NONE;
+}
+
+static PyObject *core_set_deadline(PyObject *self, PyObject *argument)
+{
+    Core *core = (Core *)self;
+    long long deadline = PyLong_AsLongLong(argument);
+    if (deadline == -1 && PyErr_Occurred())
+        return NULL;
+    if (core->started != 1)
+        Py_RETURN_NONE;
+    pthread_mutex_lock(&core->lock);
+    core->deadline = deadline < 0 ? -1 : deadline;
+    if (core->in_guest)
+        set_timer(core, next_look(core, host_now(), TICK));
+    pthread_mutex_unlock(&core->lock);
+    Py_RETURN_NONE;
+}
+
+static PyObject *core_set_ecalls(PyObject *self, PyObject *argument)
+{
+    int on = PyObject_IsTrue(argument);
+    if (on < 0)
+        return NULL;
+    ((Core *)self)->ecalls = on;
+    Py_RETURN_NONE;
+}
+
+/* set_registers([(base, end, read, write), ...]), sorted and without overlap. */
+static PyObject *core_set_registers(PyObject *self, PyObject *list)
+{
+    Core *core = (Core *)self;
+    Py_ssize_t count = PyList_Size(list);
+    if (count < 0)
+        return NULL;
+    Registers *fresh = PyMem_Calloc(count ? count : 1, sizeof *fresh);
+    if (!fresh)
+        return PyErr_NoMemory();
+    Py_ssize_t i;
+    for (i = 0; i < count; i++) {
+        unsigned long long base, end;
+        PyObject *read, *write;
+        if (!PyArg_ParseTuple(PyList_GetItem(list, i), "KKOO", &base, &end, &read, &write))
+            break;
+        fresh[i] = (Registers){base, end, Py_NewRef(read), Py_NewRef(write)};
+    }
+    drop_registers(core);
+    core->registers = fresh;
+    core->count = i;
+    if (i < count) {
+        drop_registers(core);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* gap(base) -> (load, store, user): what to give to uc_mmio_map for the stretch that begins at `base`; lives as
+ * long as the Core. */
+static PyObject *core_gap(PyObject *self, PyObject *argument)
+{
+    uint64_t base = PyLong_AsUnsignedLongLong(argument);
+    if (base == (uint64_t)-1 && PyErr_Occurred())
+        return NULL;
+    Core *core = (Core *)self;
+    Gap *gap = malloc(sizeof *gap);
+    if (!gap)
+        return PyErr_NoMemory();
+    *gap = (Gap){core, base, core->gaps};
+    core->gaps = gap;
+    return Py_BuildValue("NNN", PyLong_FromVoidPtr(hook_load), PyLong_FromVoidPtr(hook_store), PyLong_FromVoidPtr(gap));
+}
+
+/* hooks() -> {name: address} of the functions that the engine calls; their user datum is the Core's address, "user". */
+static PyObject *core_hooks(PyObject *self, PyObject *unused)
+{
+    return Py_BuildValue("{sNsNsNsNsNsN}", "interrupt", PyLong_FromVoidPtr(hook_interrupt), "exception",
+                         PyLong_FromVoidPtr(hook_exception), "breakpoint", PyLong_FromVoidPtr(hook_breakpoint), "rom",
+                         PyLong_FromVoidPtr(hook_rom), "time", PyLong_FromVoidPtr(read_time), "user",
+                         PyLong_FromVoidPtr(self));
+}
+
+static PyMethodDef core_methods[] = {
+    {"run", core_run, METH_NOARGS, "run() -> int: run guest code until a halt, `leave` or an error of the engine."},
+    {"kick", core_kick, METH_NOARGS, "kick(): call handler.attention() at the next block boundary; any thread."},
+    {"leave", core_leave, METH_NOARGS, "leave(): let run() return at the next block boundary."},
+    {"set_interrupts", core_set_interrupts, METH_VARARGS, "set_interrupts(mask, value): change bits of mip."},
+    {"set_clock", core_set_clock, METH_VARARGS, "set_clock(offset, frozen): guest ns = host ns + offset, or frozen if >= 0."},
+    {"set_deadline", core_set_deadline, METH_O, "set_deadline(ns): kick at that host time; negative for never."},
+    {"set_ecalls", core_set_ecalls, METH_O, "set_ecalls(on): whether S-mode ecalls go to handler.ecall()."},
+    {"set_registers", core_set_registers, METH_O, "set_registers(list of (base, end, read, write))."},
+    {"gap", core_gap, METH_O, "gap(base) -> (load, store, user) for uc_mmio_map."},
+    {"hooks", core_hooks, METH_NOARGS, "hooks() -> addresses of the engine's hooks."},
+    {"close", core_close, METH_NOARGS, "close(): end the watchdog; the engine may not run any more."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot core_slots[] = {
+    {Py_tp_doc, "The native glue of one engine."},
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_init, core_init},
+    {Py_tp_dealloc, core_dealloc},
+    {Py_tp_methods, core_methods},
+    {0, NULL},
+};
+
+static PyType_Spec core_spec = {"qemud.accel.unicorn._fast.Core", sizeof(Core), 0, Py_TPFLAGS_DEFAULT, core_slots};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "_fast", "The native part of the Unicorn accelerator.", -1, NULL, NULL, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__fast(void)
+{
+    PyObject *m = PyModule_Create(&module);
+    PyObject *type = m ? PyType_FromSpec(&core_spec) : NULL;
+    if (!type || PyModule_AddObjectRef(m, "Core", type) < 0) {
+        Py_XDECREF(type);
+        Py_XDECREF(m);
+        return NULL;
+    }
+    Py_DECREF(type);
+    return m;
+}

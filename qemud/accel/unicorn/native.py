@@ -1,0 +1,113 @@
+"""Chooses what the engine calls: the C extension where it was built, else its twin in Python.
+
+Both offer `Core` (see `Core` below).  `QEMUD_TWIN=1` in the environment asks for the twin, which is how tests run everything on both.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qemud.accel.unicorn.layout import Fields
+    from qemud.accel.unicorn.library import Library
+
+FUNCTIONS = {
+    "emu_start": "uc_emu_start",
+    "emu_stop": "uc_emu_stop",
+    "do_interrupt": "riscv_cpu_do_interrupt_riscv64",
+    "exec_interrupt": "riscv_cpu_exec_interrupt_riscv64",
+    "raise_exception": "riscv_raise_exception_riscv64",
+    "restore_state": "cpu_restore_state_riscv64",
+    "loop_exit": "cpu_loop_exit_riscv64",
+    "update_mip": "riscv_cpu_update_mip_riscv64",
+    "code_at": "tlb_vaddr_to_host_riscv64",
+}
+
+log = logging.getLogger(__name__)
+
+
+class Handler(Protocol):
+    """Who is called, always in the thread that runs the engine."""
+
+    def attention(self) -> None:
+        """Between two blocks of guest code, after a kick."""
+
+    def ecall(self) -> bool:
+        """An ecall in S-mode, with pc behind it; True when it is done."""
+
+    def failed(self, error: BaseException) -> None:
+        """A callback has raised something that is no access fault."""
+
+
+class Core(Protocol):
+    """The glue of one engine; `_fast.c` documents the details."""
+
+    def run(self) -> int:
+        """Run guest code until a halt, `leave`, or an error of the engine; the engine's error number."""
+
+    def kick(self) -> None:
+        """Call `Handler.attention` at the next block boundary; any thread."""
+
+    def leave(self) -> None:
+        """Let `run` return at the next block boundary."""
+
+    def set_interrupts(self, mask: int, value: int) -> None:
+        """Change the bits `mask` of mip to those of `value`."""
+
+    def set_clock(self, offset: int, frozen: int) -> None:
+        """Guest time is host time + `offset`, or `frozen` when that is not negative (ns)."""
+
+    def set_deadline(self, when: int) -> None:
+        """Kick at host monotonic time `when` (ns); negative for never."""
+
+    def set_ecalls(self, on: bool) -> None:
+        """Whether ecalls of S-mode go to `Handler.ecall`."""
+
+    def set_registers(
+        self,
+        registers: list[tuple[int, int, Callable[[int, int], int], Callable[[int, int, int], None]]],
+    ) -> None:
+        """The devices: (base, end, read(offset, size), write(offset, value, size)), sorted and disjoint."""
+
+    def gap(self, base: int) -> tuple[int, int, int]:
+        """(load, store, user) for `uc_mmio_map` of a stretch without RAM that begins at `base`."""
+
+    def hooks(self) -> dict[str, int]:
+        """Addresses of the functions that the engine calls, and of their "user" datum."""
+
+    def close(self) -> None:
+        """End the watchdog; the engine may not run any more."""
+
+
+def addresses(lib: Library, fields: Fields) -> dict[str, int]:
+    """All that a core has to know of its engine."""
+    found = {name: lib.address(function) for name, function in FUNCTIONS.items()}
+    for name in ("uc", "cs", "env", "interrupt_request", "icount_high", "exception_index", "mem_io_pc"):
+        found[name] = getattr(fields, name)
+    for name in ("pc", "badaddr", "priv", "mip"):
+        found[name] = fields.register(name)
+    found["gpr"] = fields.env
+    return found
+
+
+def create_core(
+    lib: Library, fields: Fields, handler: Handler, fault: type[Exception], ns_per_tick: int
+) -> Core:
+    """The glue of the engine at `fields`; `fault` is what a device raises to refuse an access."""
+    found = addresses(lib, fields)
+    if not os.environ.get("QEMUD_TWIN"):
+        try:
+            from qemud.accel.unicorn._fast import Core as Fast
+        except ImportError:
+            from qemud.accel.unicorn.twin import LACKS
+
+            log.warning("built without the C extension: %s", LACKS)
+        else:
+            return Fast(found, handler, fault, ns_per_tick)
+    from qemud.accel.unicorn.twin import Core as Twin
+
+    return Twin(lib, found, handler, fault, ns_per_tick)

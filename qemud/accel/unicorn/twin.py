@@ -1,0 +1,304 @@
+"""`_fast.c` in Python, for hosts without a compiler; the tests hold the one to the other.
+
+It lacks what cannot be done from Python (`LACKS`), and every event of the guest costs some microseconds more.  The functions that
+the engine calls are ctypes callbacks; no exception may leave them, and they must not longjmp.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from bisect import bisect_right
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qemud.accel.unicorn.library import Library
+    from qemud.accel.unicorn.native import Handler
+
+LACKS = (
+    "an access to nothing is a fault only behind its block of code, page tables outside RAM read as zero, "
+    "and every trap costs some microseconds"
+)
+
+FETCH_FAULT, BREAKPOINT, LOAD_FAULT, STORE_FAULT, ECALL = 1, 3, 5, 7, 8
+NO_ACCESS = 1
+TICK = 0.002
+RETRY = 0.0002
+
+InterruptHook = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int)
+ExceptionHook = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
+BreakpointHook = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_void_p)
+RomHook = ctypes.CFUNCTYPE(
+    ctypes.c_bool,
+    ctypes.c_void_p,
+    ctypes.c_int,
+    ctypes.c_uint64,
+    ctypes.c_int,
+    ctypes.c_int64,
+    ctypes.c_void_p,
+)
+LoadHook = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_void_p)
+StoreHook = ctypes.CFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_uint64, ctypes.c_void_p
+)
+TimeHook = ctypes.CFUNCTYPE(ctypes.c_uint64)
+
+
+class Core:
+    """The glue of one engine; see `qemud.accel.unicorn.native.Core`."""
+
+    def __init__(
+        self,
+        lib: Library,
+        addresses: dict[str, int],
+        handler: Handler,
+        fault: type[Exception],
+        ns_per_tick: int,
+    ) -> None:
+        self._lib = lib
+        self._handler = handler
+        self._fault = fault
+        self._ns_per_tick = ns_per_tick
+        self._uc = addresses["uc"]
+        self._cs = addresses["cs"]
+        self._env = addresses["env"]
+        self._interrupt_request = ctypes.c_uint32.from_address(addresses["interrupt_request"])
+        self._icount_high = ctypes.c_uint16.from_address(addresses["icount_high"])
+        self._exception_index = ctypes.c_int32.from_address(addresses["exception_index"])
+        self._mem_io_pc = ctypes.c_uint64.from_address(addresses["mem_io_pc"])
+        self._pc = ctypes.c_uint64.from_address(addresses["pc"])
+        self._badaddr = ctypes.c_uint64.from_address(addresses["badaddr"])
+        self._priv = ctypes.c_uint64.from_address(addresses["priv"])
+        self._mip = ctypes.c_uint64.from_address(addresses["mip"])
+        self._offset = 0
+        self._frozen = 0
+        self._attention = False
+        self._leaving = False
+        self._ecalls = False
+        self._pending_fault: tuple[int, int, int] | None = None
+        self._registers: list[tuple[int, int, Callable[..., int], Callable[..., None]]] = []
+        self._ends: list[int] = []
+        self._deadline = -1
+        self._in_guest = False
+        self._closing = False
+        self._callbacks: dict[str, Any] = {
+            "interrupt": InterruptHook(self._interrupt),
+            "exception": ExceptionHook(self._exception),
+            "breakpoint": BreakpointHook(self._breakpoint),
+            "rom": RomHook(lambda *_: True),
+            "time": TimeHook(self._time),
+        }
+        self._gaps: list[tuple[Any, Any]] = []
+        self._mem_io_pc.value = NO_ACCESS
+        self._changed = threading.Condition()
+        self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._watchdog.start()
+
+    # What the accelerator calls.
+
+    def run(self) -> int:
+        """Run guest code; the engine's error number."""
+        if self._in_guest or self._closing:
+            raise RuntimeError("the engine is closed" if self._closing else "the vCPU runs already")
+        self._leaving = False
+        if self._attention:
+            self._interrupt_soon()
+        with self._changed:
+            self._in_guest = True
+            self._changed.notify()
+        try:
+            return int(self._lib.slow.uc_emu_start(self._uc, self._pc.value, 0, 0, 0))
+        finally:
+            self._in_guest = False
+
+    def kick(self) -> None:
+        """Call the handler at the next block boundary."""
+        self._attention = True
+        self._interrupt_soon()
+
+    def _interrupt_soon(self) -> None:
+        """Have `_interrupt` called at the next block boundary."""
+        self._interrupt_request.value |= 2
+        self._icount_high.value = 0xFFFF
+
+    def leave(self) -> None:
+        """Let `run` return at the next block boundary."""
+        self._leaving = True
+        self._interrupt_soon()
+
+    def set_interrupts(self, mask: int, value: int) -> None:
+        """Change bits of mip."""
+        self._lib.quick.riscv_cpu_update_mip_riscv64(self._cs, mask, value)
+        if value or self._attention or self._leaving:
+            self._interrupt_soon()
+
+    def set_clock(self, offset: int, frozen: int) -> None:
+        """The guest's time."""
+        self._offset, self._frozen = offset, frozen
+
+    def set_deadline(self, when: int) -> None:
+        """Kick at that host time."""
+        with self._changed:
+            self._deadline = when
+            if self._in_guest:
+                self._changed.notify()
+
+    def set_ecalls(self, on: bool) -> None:
+        """Whether ecalls of S-mode go to the handler."""
+        self._ecalls = on
+
+    def set_registers(
+        self,
+        registers: list[tuple[int, int, Callable[[int, int], int], Callable[[int, int, int], None]]],
+    ) -> None:
+        """The devices."""
+        self._ends = [end for _, end, _, _ in registers]
+        self._registers = list(registers)
+
+    def gap(self, base: int) -> tuple[int, int, int]:
+        """Callbacks for a stretch without RAM."""
+        load = LoadHook(lambda _uc, offset, size, _user: self._load(base + offset, size))
+        store = StoreHook(lambda _uc, offset, size, value, _user: self._store(base + offset, size, value))
+        self._gaps.append((load, store))
+        return _address(load), _address(store), 0
+
+    def hooks(self) -> dict[str, int]:
+        """Addresses of the callbacks."""
+        return {name: _address(callback) for name, callback in self._callbacks.items()} | {"user": 0}
+
+    def close(self) -> None:
+        """End the watchdog."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._watchdog.join()
+
+    # What the engine calls.
+
+    def _interrupt(self, cs: int, request: int) -> bool:
+        try:
+            return self._interrupt_check(cs, request)
+        except Exception as error:  # noqa: BLE001 - nothing may pass through the engine
+            self._handler.failed(error)
+            return True
+
+    def _interrupt_check(self, cs: int, request: int) -> bool:
+        entered = self._attention
+        if entered:
+            self._attention = False
+            self._handler.attention()
+        if self._leaving:
+            self._lib.quick.uc_emu_stop(self._uc)
+            return True
+        if self._pending_fault is not None:
+            number, self._pc.value, self._badaddr.value = self._pending_fault
+            self._pending_fault = None
+            self._exception_index.value = number
+            self._lib.quick.riscv_cpu_do_interrupt_riscv64(cs)
+            return True
+        taken = bool(self._lib.quick.riscv_cpu_exec_interrupt_riscv64(cs, request | 2))
+        if not taken and not self._mip.value:
+            self._interrupt_request.value &= ~2
+            if self._attention:
+                self._interrupt_request.value |= 2
+        return taken or entered
+
+    def _exception(self, _uc: int, number: int, _user: int) -> None:
+        try:
+            if number == ECALL and self._ecalls and self._priv.value == 1 and self._handler.ecall():
+                return
+        except Exception as error:  # noqa: BLE001 - nothing may pass through the engine
+            self._handler.failed(error)
+            return
+        self._pc.value -= 4
+        self._exception_index.value = number
+        self._lib.quick.riscv_cpu_do_interrupt_riscv64(self._cs)
+
+    def _breakpoint(self, _uc: int, _user: int) -> bool:
+        if self._exception_index.value != BREAKPOINT:
+            return False
+        self._lib.quick.riscv_cpu_do_interrupt_riscv64(self._cs)
+        return True
+
+    def _time(self) -> int:
+        now = self._frozen if self._frozen >= 0 else time.monotonic_ns() + self._offset
+        return now // self._ns_per_tick
+
+    # Accesses outside RAM.
+
+    def _find(
+        self, address: int, size: int
+    ) -> tuple[int, int, Callable[..., int], Callable[..., None]] | None:
+        index = bisect_right(self._ends, address)
+        if index < len(self._registers):
+            found = self._registers[index]
+            if found[0] <= address and address + size <= found[1]:
+                return found
+        return None
+
+    def _note_fault(self, number: int, address: int, host_pc: int) -> None:
+        """Remember the first fault; `_interrupt_check` delivers it behind the block."""
+        if self._pending_fault is None:
+            block = self._pc.value
+            if host_pc:
+                self._lib.quick.cpu_restore_state_riscv64(self._cs, host_pc, False)
+            self._pending_fault = (number, self._pc.value, address)
+            self._pc.value = block
+        self._interrupt_soon()
+
+    def _load(self, address: int, size: int) -> int:
+        host_pc = self._mem_io_pc.value
+        self._mem_io_pc.value = NO_ACCESS
+        if host_pc == NO_ACCESS:
+            return 0
+        try:
+            found = self._find(address, size) if host_pc else None
+            if found is not None:
+                return found[2](address - found[0], size) & ((1 << 64) - 1)
+            self._note_fault(LOAD_FAULT if host_pc else FETCH_FAULT, address, host_pc)
+        except self._fault:
+            self._note_fault(LOAD_FAULT, address, host_pc)
+        except Exception as error:  # noqa: BLE001 - nothing may pass through the engine
+            self._handler.failed(error)
+        return 0
+
+    def _store(self, address: int, size: int, value: int) -> None:
+        host_pc = self._mem_io_pc.value
+        self._mem_io_pc.value = NO_ACCESS
+        try:
+            found = self._find(address, size)
+            if found is not None:
+                found[3](address - found[0], value, size)
+            else:
+                self._note_fault(STORE_FAULT, address, host_pc)
+        except self._fault:
+            self._note_fault(STORE_FAULT, address, host_pc)
+        except Exception as error:  # noqa: BLE001 - nothing may pass through the engine
+            self._handler.failed(error)
+
+    # The watchdog: kicks when a timer is due, and again when a kick was lost.
+
+    def _watch(self) -> None:
+        with self._changed:
+            while not self._closing:
+                if not self._in_guest:
+                    self._changed.wait()
+                    continue
+                now = time.monotonic_ns()
+                if 0 <= self._deadline <= now:
+                    self._deadline = -1
+                    self._attention = True
+                pending = self._attention
+                if pending:
+                    self.kick()
+                left = RETRY if pending else TICK
+                if self._deadline >= 0:
+                    left = min(left, max(self._deadline - now, 0) / 1e9)
+                self._changed.wait(left)
+
+
+def _address(callback: Any) -> int:
+    return ctypes.cast(callback, ctypes.c_void_p).value or 0
