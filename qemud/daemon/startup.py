@@ -288,7 +288,7 @@ class Daemon:
 def _json_object(text: str) -> dict[str, Any]:
     """An option's argument in JSON. Raises GenericError with QEMU's text."""
     from qemud.monitor.qmp.framing import parse_document
-    from qemud.monitor.qmp.parser import JsonError
+    from qemud.monitor.qmp.values import JsonError
 
     try:
         value = parse_document(text.encode())
