@@ -95,7 +95,7 @@ class Checker:
         `where` is the name error texts give to the value, if it has one.
         """
         try:
-            fast = self._fast_type(type_name)
+            fast = self.fast_type(type_name)
             if fast is not None:
                 try:
                     return msgspec.convert(value, fast)
@@ -111,6 +111,20 @@ class Checker:
         """As `parse_type`, by the exact check alone; `visitor` for another syntax than JSON."""
         try:
             return (visitor or self._exact).visit(type_name, value, where)
+        except RecursionError:
+            raise GenericError(_TOO_DEEP) from None
+
+    def parse_arguments_exactly(self, command: str, value: dict[str, Any]) -> Any:
+        """As `parse_arguments`, by the exact check alone, for a command that has `gen`."""
+        table = import_module(f"{self._package}.table")
+        info: CommandInfo = table.COMMANDS[command]
+        if not info.has_arguments:
+            return _no_arguments(value)
+        type_name: str = table.ARGUMENTS[command]
+        try:
+            if info.boxed:
+                return self._exact.visit(type_name, value, None)
+            return self._exact.arguments(type_name, value)
         except RecursionError:
             raise GenericError(_TOO_DEEP) from None
 
@@ -193,7 +207,7 @@ class Checker:
             rename={member.name: member.wire for member in shape.members},
         )
 
-    def _fast_type(self, reference: str) -> Any:
+    def fast_type(self, reference: str) -> Any:
         """What msgspec may convert to for a type, or None where the exact check must."""
         if reference not in self._fast_types:
             self._fast_types[reference] = self._annotation(reference) if self._is_fast(reference) else None

@@ -108,10 +108,10 @@ class ExactVisitor:
         seen: set[str] = set()
         self._members(shape, value, None, members, seen)
         self._check_unseen(value, seen, None)
-        for member in shape.members:
-            if member.name not in members:
-                members[member.name] = self.absent(member)
-        return members
+        return {
+            member.name: members[member.name] if member.name in members else self.absent(member)
+            for member in shape.members
+        }
 
     def absent(self, member: MemberShape) -> Any:
         """What stands for an absent member."""
