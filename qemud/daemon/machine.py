@@ -8,7 +8,7 @@ Source of the texts: QEMU 10.0, system/vl.c.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from qemud.daemon.cmdline import UsageError, at
 from qemud.logs import report
@@ -40,9 +40,7 @@ def machine_options(line: CommandLine) -> MachineOptions:
     values = parse_keyval(line.machine or DEFAULT_MACHINE, "type")
     kind = values.setdefault("type", DEFAULT_MACHINE)
     if kind not in {item.value for item in MachineType}:
-        raise UsageError(
-            f'unsupported machine type: "{kind}"\nUse -machine help to list supported machines'
-        )
+        raise UsageError(f'unsupported machine type: "{kind}"\nUse -machine help to list supported machines')
     options: Any = parse_keyval_type("MachineOptions", _known(str(kind), values))
     for name in _SHORT:
         if (given := getattr(line, name)) is not None:
@@ -52,9 +50,7 @@ def machine_options(line: CommandLine) -> MachineOptions:
     if line.smp is not None:
         options.smp = line.smp
     if line.m is not None:
-        options.memory = MemorySizeConfiguration(
-            size=line.m.size, max_size=line.m.maxmem, slots=line.m.slots
-        )
+        options.memory = MemorySizeConfiguration(size=line.m.size, max_size=line.m.maxmem, slots=line.m.slots)
     for name in ("initrd", "append"):
         if getattr(options, name) is not None and options.kernel is None:
             raise UsageError(f"-{name} only allowed with -kernel option")
@@ -68,7 +64,9 @@ def _known(kind: str, values: dict[str, Any]) -> dict[str, Any]:
     from qemud._generated.types import boards
 
     leaf = next(
-        leaf for leaf in boards.MachineOptions.__subclasses__() if leaf.type.value == kind  # type: ignore[attr-defined]
+        leaf
+        for leaf in boards.MachineOptions.__subclasses__()
+        if leaf.type.value == kind  # type: ignore[attr-defined]
     )
     known = {"type", *leaf.__struct_encode_fields__}
     for name in values:
@@ -128,4 +126,65 @@ def choose_accelerator(line: CommandLine, from_machine: str | None) -> str:
 async def build_machine(
     services: Services, options: MachineOptions, line: CommandLine, serials: Sequence[Chardev | None]
 ) -> None:
-    """Make the board and bring it up."""
+    """Make the board, with its processors, and bring it up. Raises UsageError or GenericError."""
+    from qemud._generated.types.machine import SMPConfiguration
+    from qemud.hw.boards import find_board, make_machine
+    from qemud.machine.smp import smp_topology
+    from qemud.qom.device import reset_tree
+    from qemud.qom.types import types
+    from qemud.qom.userobjects import struct_from
+
+    vm, chosen = services.vm, cast("Any", options)
+    name = chosen.type.value
+    board = find_board(name)
+    assert board is not None  # the schema's enumeration and the boards are held to each other
+    cls = types.find(board.qom_type)
+    assert cls is not None
+    machine: Any = make_machine(board, struct_from(cls.options_type, options))
+    size = chosen.memory.size if chosen.memory is not None else None
+    if size or board.default_cpu_type is not None:
+        machine.ram_size = size or board.default_ram_size
+    machine.serials = list(serials)
+    if board.default_cpu_type is not None:
+        topology = smp_topology(chosen.smp or SMPConfiguration(), name, board.max_cpus)
+        machine.cpu_type = cpu_type(line.cpu, board.default_cpu_type)
+        await _make_processors(services, topology.cpus)
+    services.tree.set_machine(machine)
+    services.board = machine
+    await vm.mailboxes.call(machine.bring_up, vm)
+    vm.reset_devices = lambda: reset_tree(machine)
+    legacy = getattr(machine, "legacy_paths", dict)()
+    for path, target in legacy.items():
+        services.tree.add_alias(path, target)
+
+
+async def _make_processors(services: Services, count: int) -> None:
+    vm = services.vm
+    from qemud.accel import create_vcpu
+
+    for index in range(count):
+        vcpu = await vm.mailboxes.call(lambda index=index: create_vcpu(vm.memory, index=index))
+        vm.vcpus.append(vcpu)
+        await vm.mailboxes.call(vm.executor.attach, vcpu)
+
+
+def cpu_type(model: str | None, default: str) -> str:
+    """The QOM type that `-cpu` names, its properties checked. Raises UsageError."""
+    from qemud.hw.boards import CPU_MODELS
+    from qemud.qom.types import types
+
+    if model is None:
+        return default
+    name, _, properties = model.partition(",")
+    if name not in CPU_MODELS:
+        raise UsageError(f"unable to find CPU model '{name}'")
+    found = f"{name}-riscv-cpu"
+    known = {given.name for given in types.properties(found)}
+    for given in filter(None, properties.split(",")):
+        key, equals, value = given.partition("=")
+        if key not in known:
+            raise UsageError(
+                f"can't apply global {found}.{key}={value if equals else 'on'}: "
+                f"Property '{found}.{key}' not found"
+            )
+    return found

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from qemud import __version__
 from qemud.daemon import signals
 from qemud.daemon.cmdline import UsageError, parse
-from qemud.logs import Logger, program_name, report
 from qemud.daemon.process import Daemonizer
+from qemud.logs import Logger, program_name, report
 from qemud.qapi.runtime.errors import QmpError
 
 if TYPE_CHECKING:

@@ -230,9 +230,7 @@ class Daemon:
                 continue
             try:
                 with at("serial", text):
-                    serials.append(
-                        await self.chardevs.open_compact(f"serial{index}", text, mux_monitor=True)
-                    )
+                    serials.append(await self.chardevs.open_compact(f"serial{index}", text, mux_monitor=True))
             except UsageError as error:
                 raise UsageError(
                     f"{error}\n-serial {text}: could not connect serial device to character backend '{text}'"
