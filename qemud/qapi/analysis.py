@@ -53,6 +53,8 @@ _SPECIAL_FEATURES = ("deprecated", "unstable")
 _MAX_FEATURES = 64
 # Bases and branches, one inside the other; generators walk them by recursion.
 _MAX_DEPTH = 50
+# All members of all types, inherited ones and those of branches counted wherever they turn up: fifty times QEMU's.
+_MAX_MEMBERS = 1_000_000
 _NUMBER_LIKE = re.compile(r"[-+0-9.]")
 
 
@@ -68,6 +70,7 @@ class _Analyser:
         self._declarations = declarations
         self._symbols = define(parsed, declarations)
         self._with_default: list[tuple[Member, Site]] = []
+        self._members_seen = 0
 
     def run(self) -> Schema:
         for work in self._symbols.work:
@@ -188,10 +191,17 @@ class _Analyser:
             )
         base_work = self._symbols.objects[base.name]
         self._check_object(base_work, nesting + 1)
+        self._count_members(base_work.own_names, work.site)
         work.depth = base_work.depth + 1
         work.own_names.update(base_work.own_names)
         work.entity.base = base
         work.entity.members = base.members
+
+    def _count_members(self, scope: Scope, site: Site) -> None:
+        """Note that the members of `scope` are to be copied; they may not multiply without end."""
+        self._members_seen += len(scope)
+        if self._members_seen > _MAX_MEMBERS:
+            raise SchemaError.at(site, f"schema has more than {_MAX_MEMBERS} members, with inherited ones")
 
     def _member(self, declaration: MemberDeclaration, named: Named, site: Site) -> Member:
         member = Member(
@@ -212,35 +222,32 @@ class _Analyser:
 
     def _check_branches(self, work: ObjectWork, union: UnionDeclaration, nesting: int) -> None:
         site, entity = work.site, work.entity
-        tag, values = self._tag(work, union.discriminator)
-        branches = tuple(
-            self._branch(declaration, values, work, nesting)
-            for declaration in (*union.branches, *_uncovered(union, values))
-        )
+        tag, tag_type = self._tag(work, union.discriminator)
+        values = frozenset(value.name for value in tag_type.members)
+        branches = []
+        for declaration in (*union.branches, *_uncovered(union, tag_type)):
+            source = Named("branch", declaration.name, entity.name).describe(site)
+            found = self._symbols.resolve(declaration.type.name, site, source)
+            if declaration.name not in values:
+                raise SchemaError.at(site, f"{source} is not a value of {self._symbols.describe(tag_type)}")
+            if not isinstance(found, ObjectType):
+                raise SchemaError.at(site, f"{source} cannot use {self._symbols.describe(found)}")
+            self._check_object(self._symbols.objects[found.name], nesting + 1)
+            branches.append(Branch(declaration.name, found, declaration.condition, site.info))
         if not branches:
             raise SchemaError.at(site, "union has no branches")
-        entity.variants = Variants(tag, branches)
-        below = [self._symbols.objects[branch.type.name] for branch in branches]
+        entity.variants = Variants(tag, tuple(branches))
+        below = [
+            self._symbols.objects[name] for name in dict.fromkeys(branch.type.name for branch in branches)
+        ]
         # A branch is free of clashes in itself, so each of its names need only be held against the common ones.
         for branch_work in below:
+            self._count_members(branch_work.all_names, site)
             work.own_names.reject_any_of(branch_work.all_names, site)
         for branch_work in below:
             work.depth = max(work.depth, branch_work.depth + 1)
             for key, named in branch_work.all_names.items():
                 work.all_names.setdefault(key, named)
-
-    def _branch(
-        self, declaration: MemberDeclaration, values: EnumType, work: ObjectWork, nesting: int
-    ) -> Branch:
-        site, describe = work.site, self._symbols.describe
-        source = Named("branch", declaration.name, work.entity.name).describe(site)
-        found = self._symbols.resolve(declaration.type.name, site, source)
-        if all(declaration.name != value.name for value in values.members):
-            raise SchemaError.at(site, f"{source} is not a value of {describe(values)}")
-        if not isinstance(found, ObjectType):
-            raise SchemaError.at(site, f"{source} cannot use {describe(found)}")
-        self._check_object(self._symbols.objects[found.name], nesting + 1)
-        return Branch(declaration.name, found, declaration.condition, site.info)
 
     def _tag(self, work: ObjectWork, discriminator: str) -> tuple[Member, EnumType]:
         """The member that chooses the branch of a union, and its type."""

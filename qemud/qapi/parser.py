@@ -42,7 +42,7 @@ class Pragmas:
     command_returns_exceptions: frozenset[str] = frozenset()
     documentation_exceptions: frozenset[str] = frozenset()
     member_name_exceptions: frozenset[str] = frozenset()
-    qom_name_exceptions: frozenset[str] = frozenset()
+    qom_name_exceptions: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -294,7 +294,7 @@ class _FileParser:
                     pragmas.member_name_exceptions = _names(name, setting, info)
                 case "qom-name-exceptions":
                     # Unlike QEMU's lists this one adds up, so that each module can name its own types.
-                    pragmas.qom_name_exceptions |= _names(name, setting, info)
+                    pragmas.qom_name_exceptions.update(_names(name, setting, info))
                 case _:
                     raise SchemaError(f"unknown pragma '{name}'", info)
 

@@ -62,7 +62,10 @@ def deep_cases() -> list[Case]:
     features = ", ".join(f"'f{n}'" for n in range(63))
     includes = {ROOT: "{ 'include': 'i0.json' }\n"}
     includes |= {f"i{n}.json": f"{{ 'include': 'i{n + 1}.json' }}\n" for n in range(60)}
+    members = ", ".join(f"'m{n}': 'int'" for n in range(1000))
+    heirs = "".join(f"{{ 'struct': 'S{n}x', 'base': 'Base', 'data': {{}} }}\n" for n in range(1001))
     return [
+        Case("members", {ROOT: f"{{ 'struct': 'Base', 'data': {{ {members} }} }}\n{heirs}"}, ""),
         Case("bases from the top", {ROOT: chain + end}, ""),
         Case("bases from the bottom", {ROOT: end + "".join(reversed(chain.splitlines(keepends=True)))}, ""),
         Case("features", {ROOT: f"{{ 'command': 'foo', 'features': [ {features} ] }}\n"}, ""),
@@ -72,6 +75,7 @@ def deep_cases() -> list[Case]:
 
 
 DEEP_TEXTS = {
+    "members": "s.json: In struct 'S1000x':\ns.json:1002: schema has more than 1000000 members, with inherited ones",
     "bases from the top": "s.json: In struct 'S051x':\ns.json:52: object S051x is nested too deep",
     "bases from the bottom": "s.json: In struct 'S009x':\ns.json:52: object S009x is nested too deep",
     "features": "s.json: In command 'foo':\ns.json:1: Maximum of 64 schema features is permitted",
