@@ -2,4 +2,7 @@
 
 from qemud.qom.types import TypeEntry
 
-TYPES: tuple[TypeEntry, ...] = ()
+TYPES: tuple[TypeEntry, ...] = (
+    TypeEntry("accel", "object", "qemud.accel.objects:Accel", abstract=True),
+    TypeEntry("tcg-accel", "accel", "qemud.accel.objects:TcgAccel"),
+)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from qemud._generated.table import COMMANDS
 from qemud._generated.types.run_state import RebootAction, ShutdownAction, ShutdownCause
+from qemud.chardev.objects import tree_hooks
 from qemud.chardev.registry import Chardevs
 from qemud.daemon import signals
 from qemud.daemon.cmdline import UsageError, at
@@ -77,10 +78,13 @@ class Daemon:
         self.thread = MachineThread()
         self.vm = VirtualMachine(self.thread, self.events.emit, self._end)
         self.tree = Tree()
+        added, removed = tree_hooks(self.tree)
         self.chardevs = Chardevs(
             report=report,
             end=self._quit,
             resolve_fd=self._find_fd,
+            added=added,
+            removed=removed,
         )
         services = self.services = Services()
         services.vm = self.vm

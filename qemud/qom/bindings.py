@@ -1,10 +1,12 @@
 """The binding check: whether the lists of types, the classes and the schema say the same.
 
-`python -m qemud.qapi check --bindings` prints what this finds and fails on it.  Every listed class is imported for it.
+`python -m qemud.qapi check --bindings` prints what this finds and fails on it.  All rooms are imported for it.
 """
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from typing import TYPE_CHECKING, Any, cast
 
 from msgspec import NODEFAULT
@@ -17,19 +19,28 @@ from qemud.qom.object import plain
 from qemud.qom.types import Registry, TypeEntry, entry_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from qemud.qom.object import Object
 
 
 def verify(registry: Registry) -> Iterator[str]:
     """A sentence for each disagreement."""
+    _import_all(registry.rooms)
     for entry in registry:
         yield from _verify(registry, entry)
     for cls in registry.unlisted():
         yield f"type '{cls.type_name}' ({cls.__module__}:{cls.__qualname__}) is in no list of types"
     yield from _verify_union(registry, "ObjectOptions", "qom-type", _is_user_object)
     yield from _verify_union(registry, "DeviceOptions", "driver", _is_user_device)
+
+
+def _import_all(rooms: Iterable[str]) -> None:
+    """Import every module of the rooms, so that no class stays unseen."""
+    for room in rooms:
+        package = importlib.import_module(room)
+        for module in pkgutil.walk_packages(package.__path__, room + "."):
+            importlib.import_module(module.name)
 
 
 def _is_user_object(registry: Registry, entry: TypeEntry) -> bool:

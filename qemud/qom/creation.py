@@ -44,7 +44,6 @@ class DeviceMaker:
         self._tree = tree
         self._call = call
         self._emit = emit
-        self._anonymous = 0
         self._leaving: set[Device] = set()
 
     async def add(
@@ -85,8 +84,8 @@ class DeviceMaker:
             device.id = name
             board.peripheral.add_child(name, device)
         else:
-            board.peripheral_anon.add_child(f"device[{self._anonymous}]", device)
-            self._anonymous += 1
+            board.peripheral_anon.add_child(f"device[{board.anonymous_devices}]", device)
+            board.anonymous_devices += 1
         held: list[UserCreatable] = []
         try:
             device.resolve_links()

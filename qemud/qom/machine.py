@@ -40,6 +40,7 @@ class Machine(Object, type_name="machine", abstract=True):
         self.peripheral_anon = self.add_child("peripheral-anon", Container())
         self.unattached = self.add_child("unattached", Container())
         self.sysbus = self.unattached.add_child("sysbus", SystemBus("main-system-bus"))
+        self.anonymous_devices = 0  # ever added, so that no name is used twice
 
     def build(self) -> None:
         """Add and wire the board's devices; on the machine thread, `machine` is set."""

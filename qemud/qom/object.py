@@ -340,6 +340,8 @@ class Object:
 
     def find_property(self, name: str) -> Property | None:
         """The schema's property of that name."""
+        if self.options_type is None and self.status_type is None:
+            return None  # as is so of all containers; the lists of types need not be read for it
         for given in types.properties(self.type_name):
             if given.name == name:
                 return given

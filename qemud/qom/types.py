@@ -52,7 +52,7 @@ class Registry:
     """All types of the process."""
 
     def __init__(self, rooms: Iterable[str] = ROOMS) -> None:
-        self._rooms = tuple(rooms)
+        self.rooms = tuple(rooms)
         self._listed: dict[str, TypeEntry] | None = None
         self._classes: dict[str, type[Object]] = {}
         self._properties: dict[str, tuple[Property, ...]] = {}
@@ -62,7 +62,7 @@ class Registry:
         entries = self._listed
         if entries is None:
             entries = {}
-            for room in self._rooms:
+            for room in self.rooms:
                 for entry in importlib.import_module(room + ".qom_types").TYPES:
                     if entry.name in entries:
                         raise GenericError(f"type '{entry.name}' is listed twice, again in {room}.qom_types")
@@ -106,7 +106,7 @@ class Registry:
     def unlisted(self) -> list[type[Object]]:
         """Classes of this package, known so far, that no list has."""
         listed = {
-            entry.name for room in self._rooms for entry in importlib.import_module(room + ".qom_types").TYPES
+            entry.name for room in self.rooms for entry in importlib.import_module(room + ".qom_types").TYPES
         }
         return [
             cls

@@ -10,6 +10,7 @@ import pytest
 from qemud.machine.backends import MemoryBackend
 from qemud.qapi.runtime.errors import DeviceNotFound, GenericError, QmpError
 from qemud.qapi.runtime.keyval import parse_keyval_type
+from qemud.qom.commands import QdevHandlers
 from qemud.qom.properties import Provenance
 from qemud.qom.state import save_tree
 from tests.qom.machines import Recorder, Services
@@ -114,6 +115,10 @@ def test_unnamed_devices_are_removed_by_path(services: Services) -> None:
     path = "/machine/peripheral-anon/device[0]"
     run(services.qdev.device_del(id=path))
     assert services.events == [("DEVICE_DELETED", {"path": path})]
+    other = QdevHandlers(services)
+    run(other.device_add({"driver": "test-plug"}))
+    run(services.qdev.device_add({"driver": "test-plug"}))
+    assert list(services.board.peripheral_anon.children) == ["device[1]", "device[2]"]
 
 
 def test_what_cannot_be_unplugged(services: Services) -> None:
