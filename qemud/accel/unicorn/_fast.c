@@ -72,6 +72,7 @@ typedef struct Core {
     void (*loop_exit)(void *cs);
     uint32_t (*update_mip)(void *cs, uint32_t mask, uint32_t value);
     void *(*code_at)(void *env, uint64_t address, int access, int mmu_idx);
+    uint64_t (*physical)(void *cs, uint64_t address);
 
     /* Python: who is told, the device registers sorted by base, and the exception that stands for an access fault. */
     PyObject *handler, *fault;
@@ -488,6 +489,7 @@ static const struct {
     ADDRESS(mem_io_pc), ADDRESS(pc), ADDRESS(badaddr), ADDRESS(priv), ADDRESS(mip), ADDRESS(gpr), ADDRESS(emu_start),
     ADDRESS(emu_stop), ADDRESS(do_interrupt), ADDRESS(exec_interrupt), ADDRESS(raise_exception), ADDRESS(restore_state),
     ADDRESS(loop_exit), ADDRESS(update_mip), ADDRESS(code_at),
+    ADDRESS(physical),
 };
 
 static int core_init(PyObject *self, PyObject *args, PyObject *kwargs)
@@ -644,6 +646,19 @@ static PyObject *core_set_interrupts(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *core_translate(PyObject *self, PyObject *argument)
+{
+    Core *core = (Core *)self;
+    uint64_t address = PyLong_AsUnsignedLongLong(argument);
+    if (address == (uint64_t)-1 && PyErr_Occurred())
+        return NULL;
+    uint64_t page = core->physical(core->cs, address & ~(uint64_t)0xfff);
+    core->walk_fault = 0; /* nobody has accessed anything */
+    if (page == (uint64_t)-1)
+        Py_RETURN_NONE;
+    return PyLong_FromUnsignedLongLong(page | (address & 0xfff));
+}
+
 static PyObject *core_set_clock(PyObject *self, PyObject *args)
 {
     Core *core = (Core *)self;
@@ -738,6 +753,7 @@ static PyMethodDef core_methods[] = {
     {"kick", core_kick, METH_NOARGS, "kick(): call handler.attention() at the next block boundary; any thread."},
     {"leave", core_leave, METH_NOARGS, "leave(): let run() return at the next block boundary."},
     {"set_interrupts", core_set_interrupts, METH_VARARGS, "set_interrupts(mask, value): change bits of mip."},
+    {"translate", core_translate, METH_O, "translate(address): the physical address, or None."},
     {"set_clock", core_set_clock, METH_VARARGS, "set_clock(offset, frozen): guest ns = host ns + offset, or frozen if >= 0."},
     {"set_deadline", core_set_deadline, METH_O, "set_deadline(ns): kick at that host time; negative for never."},
     {"set_ecalls", core_set_ecalls, METH_O, "set_ecalls(on): whether S-mode ecalls go to handler.ecall()."},

@@ -52,6 +52,7 @@ PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "uc_mmio_map": (integer, (pointer, u64, u64, pointer, pointer, pointer, pointer)),
     "riscv_cpu_do_interrupt_riscv64": (None, (pointer,)),
     "riscv_cpu_exec_interrupt_riscv64": (ctypes.c_bool, (pointer, integer)),
+    "riscv_cpu_get_phys_page_debug_riscv64": (u64, (pointer, u64)),
     "riscv_cpu_get_fflags_riscv64": (u64, (pointer,)),
     "riscv_cpu_set_fflags_riscv64": (None, (pointer, u64)),
     "riscv_cpu_set_rdtime_fn_riscv64": (None, (pointer, pointer)),

@@ -24,6 +24,7 @@ FUNCTIONS = {
     "restore_state": "cpu_restore_state_riscv64",
     "loop_exit": "cpu_loop_exit_riscv64",
     "update_mip": "riscv_cpu_update_mip_riscv64",
+    "physical": "riscv_cpu_get_phys_page_debug_riscv64",
     "code_at": "tlb_vaddr_to_host_riscv64",
 }
 
@@ -57,6 +58,9 @@ class Core(Protocol):
 
     def set_interrupts(self, mask: int, value: int) -> None:
         """Change the bits `mask` of mip to those of `value`."""
+
+    def translate(self, address: int) -> int | None:
+        """The physical address of a virtual one in the current mode; None where nothing is mapped."""
 
     def set_clock(self, offset: int, frozen: int) -> None:
         """Guest time is host time + `offset`, or `frozen` when that is not negative (ns)."""

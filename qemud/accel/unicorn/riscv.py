@@ -279,6 +279,11 @@ class RiscvVcpu:
         """Let `run` return soon."""
         self._core.leave()
 
+    def halt(self) -> None:
+        """Wait for an interrupt from here on, as after a WFI."""
+        self._halted.value = 1
+        self._core.leave()
+
     def kick(self) -> None:
         """Have `on_attention` called soon; any thread."""
         self._core.kick()
@@ -312,6 +317,16 @@ class RiscvVcpu:
     def set_deadline(self, when: int | None) -> None:
         """Kick at host monotonic time `when` (ns)."""
         self._core.set_deadline(-1 if when is None else when)
+
+    # Addresses.
+
+    def flush_tlb(self) -> None:
+        """Forget all translations of addresses."""
+        self._lib.quick.tlb_flush_riscv64(self._fields.cs)
+
+    def translate(self, address: int) -> int | None:
+        """The physical address of a virtual one, as the guest's current mode sees it."""
+        return self._core.translate(address & MASK)
 
     # Registers.
 

@@ -135,6 +135,11 @@ class Core:
         if value or self._attention or self._leaving:
             self._interrupt_soon()
 
+    def translate(self, address: int) -> int | None:
+        """The physical address, or None."""
+        page = self._lib.quick.riscv_cpu_get_phys_page_debug_riscv64(self._cs, address & ~0xFFF)
+        return None if page == (1 << 64) - 1 else page | address & 0xFFF
+
     def set_clock(self, offset: int, frozen: int) -> None:
         """The guest's time."""
         self._offset, self._frozen = offset, frozen
