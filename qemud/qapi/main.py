@@ -41,11 +41,24 @@ def _complain(text: str) -> None:
 
 def _add_check(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subcommands.add_parser("check", help="check schemas; says nothing when they are right")
-    parser.add_argument("schemas", nargs="+", metavar="SCHEMA", help="the root file of a schema")
+    parser.add_argument("schemas", nargs="*", metavar="SCHEMA", help="the root file of a schema")
+    parser.add_argument(
+        "--bindings", action="store_true", help="check that handlers and types agree with qemud's own schema"
+    )
     parser.set_defaults(run=_check)
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    if not arguments.schemas and not arguments.bindings:
+        sys.stderr.write("check: name a SCHEMA, or say --bindings\n")
+        return 1
     for path in arguments.schemas:
         load(path)
-    return 0
+    if not arguments.bindings:
+        return 0
+    from qemud.qapi.bindings import verify
+
+    disagreements = verify()
+    for sentence in disagreements:
+        _complain(sentence)
+    return 1 if disagreements else 0

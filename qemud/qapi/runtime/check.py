@@ -29,7 +29,7 @@ from qemud.qapi.targets import DEFAULT_TARGET, TARGETS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from qemud.qapi.runtime.shapes import Shape
+    from qemud.qapi.runtime.shapes import MemberShape, Shape
     from qemud.qapi.runtime.table import CommandInfo
 
 __all__ = [
@@ -133,6 +133,16 @@ class Checker:
         shape = self.shape(type_name)
         assert not isinstance(shape, AlternateShape)
         return self.python_class(type_name, shape.class_name)
+
+    def arguments_shape(self, command: str) -> ObjectShape:
+        """The shape of the arguments of a command that takes any."""
+        shape = self.shape(import_module(f"{self._package}.table").ARGUMENTS[command])
+        assert isinstance(shape, ObjectShape)
+        return shape
+
+    def absent(self, member: MemberShape) -> Any:
+        """What stands for an absent member: None, UNSET or its default."""
+        return self._exact.absent(member)
 
     # What the exact visitor asks for
 
