@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qemud.qapi.generate import commands, events, introspect, json_schema, properties, shapes, types
+from qemud.qapi.generate import commands, docs, events, introspect, json_schema, properties, shapes, types
 from qemud.qapi.generate.layout import Layout
 from qemud.qapi.generate.writer import Output
 from qemud.qapi.schema import load
@@ -43,7 +43,15 @@ def build(schema: Schema, out: Path) -> list[Path]:
     output.write("__init__.py", '"""Generated from the schema; see `qemud.qapi.generate`."""\n')
     for generator in _GENERATORS:
         generator(layout, output)
-    output.finish(frozenset({".py", ".json"}))
+    output.finish()
+    return output.changed
+
+
+def build_docs(schema: Schema, out: Path) -> list[Path]:
+    """Write the reference pages for `schema` into the directory `out`; returns the files that changed."""
+    output = Output(out, Path(schema.modules[0].path).parent)
+    docs.generate(schema, output)
+    output.finish()
     return output.changed
 
 
@@ -61,15 +69,19 @@ def add_build(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--out", type=Path, default=PACKAGE_DIRECTORY, metavar="DIR", help="where the package goes"
     )
+    parser.add_argument(
+        "--docs", type=Path, metavar="DIR", help="write reference pages there, and nothing else"
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     schema = load(arguments.schema)
     try:
-        changed = build(schema, arguments.out)
+        out: Path = arguments.docs or arguments.out
+        changed = build_docs(schema, out) if arguments.docs else build(schema, out)
     except OSError as error:
         sys.stderr.write(f"build: cannot write {error.filename}: {error.strerror}\n")
         return 1
-    sys.stdout.write(f"{len(changed)} files changed in {arguments.out}\n")
+    sys.stdout.write(f"{len(changed)} files changed in {out}\n")
     return 0

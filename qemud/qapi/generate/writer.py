@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from qemud.qapi.model import Doc
 
 COMMAND = "python -m qemud.qapi build"
+MANIFEST = ".generated"
+"""The file that lists what was generated, so that the next run knows what is stale."""
 
 
 class Output:
@@ -51,12 +53,17 @@ class Output:
         ]
         self.write(relative, "\n".join(lines).rstrip("\n") + "\n")
 
-    def finish(self, suffixes: frozenset[str]) -> None:
-        """Remove files with one of `suffixes` that this run did not write."""
-        for path in sorted(self.root.rglob("*")):
-            if path.suffix in suffixes and path.is_file() and path not in self._written:
-                path.unlink()
-                self.changed.append(path)
+    def finish(self) -> None:
+        """Remove what an earlier run wrote and this one did not; nothing else in the directory is touched."""
+        manifest = self.root / MANIFEST
+        names = sorted(path.relative_to(self.root).as_posix() for path in self._written)
+        if manifest.is_file():
+            for name in set(manifest.read_text().splitlines()) - set(names):
+                path = self.root / name
+                if path.is_file():
+                    path.unlink()
+                    self.changed.append(path)
+        self.write(MANIFEST, "".join(f"{name}\n" for name in names))
 
 
 def quoted(text: str) -> str:
