@@ -73,7 +73,7 @@ def target_of(name: str) -> str:
 
 def version_text() -> str:
     """What `-version` prints: QEMU's line, since management tools parse it, and who this really is."""
-    from qemud.monitor.commands import QEMU_VERSION
+    from qemud.monitor.version import QEMU_VERSION
 
     major, minor, micro = QEMU_VERSION
     return f"QEMU emulator version {major}.{minor}.{micro} (qemud {__version__})\n"

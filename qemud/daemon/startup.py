@@ -28,7 +28,7 @@ from qemud.logs import Logger, report
 from qemud.machine.services import Services
 from qemud.machine.thread import MachineThread
 from qemud.machine.vm import VirtualMachine
-from qemud.monitor.commands import version_text
+from qemud.monitor.version import version_text
 from qemud.monitor.dispatch import Dispatcher
 from qemud.monitor.qmp.events import Events
 from qemud.monitor.qmp.server import Monitor, Turn
@@ -121,6 +121,9 @@ class Daemon:
         serials = await self._open_serials()
         self.thread.start()
         self._undo.append(self.thread.end)
+        self.thread.on_failure = lambda _reason: self.vm.internal_error()
+        for clock in (self.vm.clock, self.vm.host_clock):
+            await self.vm.mailboxes.call(self.thread.attach_clock, clock)
         await build_machine(self.services, options, line, serials)
         for text in line.device or ():
             await self._add_device(text)
