@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Raw
 
-from qemud import __version__, _generated
+from qemud import _generated
 from qemud._generated.commands.control import ControlCommands
 from qemud._generated.commands.introspect import IntrospectCommands
 from qemud._generated.types.control import CommandInfo, VersionInfo, VersionTriple
-from qemud.monitor.qmp.envelope import encode
 from qemud.monitor.qmp.server import current_session
+from qemud.monitor.version import PACKAGE, QEMU_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qemud._generated.types.control import QMPCapability
     from qemud.monitor.dispatch import Dispatcher
-
-QEMU_VERSION: Final = (10, 0, 2)
-"""The version of QEMU whose interface this is."""
-
-
-def version_text() -> bytes:
-    """What query-version returns, as JSON text; the greeting has it too."""
-    major, minor, micro = QEMU_VERSION
-    package = f"qemud {__version__}"
-    return encode({"qemu": {"micro": micro, "minor": minor, "major": major}, "package": package})
 
 
 class ControlServices(Protocol):
@@ -58,7 +48,7 @@ class ControlHandlers(ControlCommands):
         """`query-version`."""
         major, minor, micro = QEMU_VERSION
         qemu = VersionTriple(major=major, minor=minor, micro=micro)
-        return VersionInfo(qemu=qemu, package=f"qemud {__version__}")
+        return VersionInfo(qemu=qemu, package=PACKAGE)
 
     async def query_commands(self) -> list[CommandInfo]:
         """`query-commands`."""

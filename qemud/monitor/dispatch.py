@@ -81,17 +81,10 @@ class Dispatcher:
         Raises QmpError: there is no such command, it cannot run so or now, `arguments` are not its arguments, or what
         its handler says.
         """
-        found = self._methods.get(name)
-        if found is None:
-            found = self._find(name)
-        info, method = found
-        if oob and not info.allow_oob:
-            raise GenericError(f"The command {name} does not support OOB")
-        if self.preconfig and not info.allow_preconfig:
-            raise GenericError(
-                f"The command '{name}' is permitted only after machine initialization has completed"
-            )
         try:
+            info, method = self._methods.get(name) or self._find(name)
+            if oob or self.preconfig:
+                self._check(info, oob=oob)
             if not arguments and not info.has_arguments:
                 result = await method()
             elif info.boxed and info.gen:
@@ -109,6 +102,15 @@ class Dispatcher:
         except Exception as error:
             log.exception("command handler failed", command=name)
             raise GenericError(f"Internal error in command '{name}': {type(error).__name__}") from error
+
+    def _check(self, info: CommandInfo, *, oob: bool) -> None:
+        """Refuse a command that cannot run so, or not yet."""
+        if oob and not info.allow_oob:
+            raise GenericError(f"The command {info.name} does not support OOB")
+        if self.preconfig and not info.allow_preconfig:
+            raise GenericError(
+                f"The command '{info.name}' is permitted only after machine initialization has completed"
+            )
 
     def _find(self, name: str) -> tuple[CommandInfo, Callable[..., Coroutine[Any, Any, Any]]]:
         """The table's row and the handler's method for a command that runs for the first time."""

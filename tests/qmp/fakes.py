@@ -11,9 +11,9 @@ from qemud._generated.table import COMMANDS
 from qemud._generated.types.machine import NameInfo
 from qemud._generated.types.run_state import RunState, StatusInfo
 from qemud.chardev.stream import ChardevEvent
-from qemud.monitor.commands import version_text
 from qemud.monitor.dispatch import Dispatcher
 from qemud.monitor.qmp.server import Monitor, Turn
+from qemud.monitor.version import version_text
 from qemud.qapi.runtime.errors import DeviceNotFound
 from qemud.qapi.runtime.table import CommandInfo
 from qemud.qapi.targets import TARGETS

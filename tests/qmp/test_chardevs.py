@@ -13,8 +13,8 @@ import pytest
 import uvloop
 
 from qemud.chardev.registry import Chardevs
-from qemud.monitor.commands import version_text
 from qemud.monitor.qmp.server import Monitor, Turn
+from qemud.monitor.version import version_text
 from tests.qmp.fakes import Services
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from qemu.qmp import ExecuteError, QMPClient
 from qemud._generated.types.char import ChardevSocket
 from qemud._generated.types.sockets import FdSocketAddress, SocketAddressLegacyFd
 from qemud.chardev.socket import SocketChardev
-from qemud.monitor.commands import version_text
 from qemud.monitor.qmp.events import Events
 from qemud.monitor.qmp.server import Monitor, Turn
+from qemud.monitor.version import version_text
 from tests.qmp.fakes import FakePort, Services, monitor, read_messages
 
 if TYPE_CHECKING:

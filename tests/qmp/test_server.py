@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qemud._generated.types.error import QapiErrorClass
 from qemud.chardev.stream import LOW_WATER
 from qemud.monitor import dispatch
 from qemud.monitor.qmp.events import Events
 from qemud.monitor.qmp.server import Turn
 from qemud.monitor.qmp.session import MAX_EVENT_BACKLOG, MAX_REPLY_BACKLOG
-from tests.qmp.fakes import Services, monitor, settle
+from qemud.qapi.runtime.errors import GenericError, QmpError
+from tests.qmp.fakes import HANDLERS, Services, monitor, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -481,3 +483,34 @@ def test_texts_that_are_not_ascii_leave_as_escapes() -> None:
         assert reply["id"] == "é𝄞\0"
 
     run(test)
+
+
+def test_error_texts_with_broken_file_names_are_printable() -> None:
+    async def test(services: Services) -> None:
+        made, port = monitor(services)
+        port.receive(command("slow", 1))
+        services.gates[0].set_exception(GenericError("Could not open '/tmp/\udcff\udc80x'"))
+        await settle()
+        [reply] = port.messages()
+        assert reply["error"]["desc"] == "Could not open '/tmp/\ufffd\ufffdx'"
+        made.close()
+
+    run(test)
+
+
+def test_a_handler_that_cannot_be_made_is_an_error_and_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(HANDLERS, "run-state")
+
+    async def test(services: Services) -> None:
+        _, port = monitor(services)
+        port.receive(command("query-status", 1) + command("query-name", 2))
+        error, reply = port.messages()
+        assert error["error"]["desc"] == "Internal error in command 'query-status': KeyError"
+        assert reply["id"] == 2
+
+    run(test)
+
+
+def test_the_schema_lists_the_error_classes_that_exist() -> None:
+    classes: list[type[QmpError]] = [QmpError, *QmpError.__subclasses__()]
+    assert {member.value for member in QapiErrorClass} == {error.error_class for error in classes}

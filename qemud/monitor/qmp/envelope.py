@@ -14,10 +14,9 @@ from typing import Any, Final
 import msgspec
 
 from qemud.qapi.runtime.errors import GenericError
+from qemud.qapi.runtime.wire import encode as _encode
 
 LINE_END: Final = b"\r\n"
-
-_encode = msgspec.json.Encoder().encode
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
@@ -40,7 +39,10 @@ def ascii_json(data: bytes) -> bytes:
 
 
 def encode(value: Any) -> bytes:
-    """A JSON value (built-in types) as ASCII JSON text; any depth, and infinities become null."""
+    """A JSON value (built-in types) as ASCII JSON text, nested as deep as it may be.
+
+    Infinities, which QEMU writes as no JSON, become null; lone surrogates become U+FFFD.
+    """
     try:
         data = _encode(value)
     except RecursionError:
