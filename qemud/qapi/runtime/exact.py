@@ -11,7 +11,7 @@ unsigned members, is docs/decisions/0002-negative-for-unsigned.md.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from msgspec import UNSET
 
@@ -31,8 +31,19 @@ from qemud.qapi.runtime.table import holds
 if TYPE_CHECKING:
     from collections.abc import Callable
     from enum import Enum
+    from typing import Protocol
 
     from qemud.qapi.runtime.shapes import Shape
+
+    class Types(Protocol):
+        """Where shapes and classes come from; the generated package behind it is loaded piece by piece."""
+
+        def shape(self, name: str) -> Shape:
+            """The shape of a named type."""
+
+        def python_class(self, type_name: str, class_name: str) -> Any:
+            """A class made for the type `type_name`."""
+
 
 # Where a value stands: (where its container stands, member name or list index); None for the root.
 Where: TypeAlias = tuple[Any, str | int] | None
@@ -47,16 +58,6 @@ _KINDS: dict[type, str] = {
     list: "list",
     dict: "dict",
 }
-
-
-class Types(Protocol):
-    """Where shapes and classes come from; the generated package behind it is loaded piece by piece."""
-
-    def shape(self, name: str) -> Shape:
-        """The shape of a named type."""
-
-    def python_class(self, type_name: str, class_name: str) -> Any:
-        """A class made for the type `type_name`."""
 
 
 class ExactVisitor:
