@@ -191,9 +191,10 @@ def _read_all(target: Object) -> list[ObjectPropertyValue]:
 
 def _read(target: Object, info: PropertyInfo) -> Any:
     try:
-        return target.get_property(info.name)
+        value = target.get_property(info.name)
     except QmpError:
         return UNSET
+    return UNSET if value is None else value
 
 
 def _type_properties(typename: str) -> list[ObjectPropertyInfo]:

@@ -33,7 +33,7 @@ _NOT_PROPERTIES = frozenset(("driver", "bus", "id"))
 class Call(Protocol):
     """Runs a function on the machine thread: `Mailboxes.call`."""
 
-    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Awaitable[Any]:
+    def __call__(self, fn: Callable[..., Any], /, *args: Any) -> Awaitable[Any]:
         """The function's result, or what it raised."""
 
 

@@ -67,6 +67,10 @@ class Machine(Object, type_name="machine", abstract=True):
                 if isinstance(child, Device) and child.realized:
                     child.take_down()
 
+    def legacy_paths(self) -> Mapping[str, Object]:
+        """Paths at which clients of QEMU know what stands elsewhere here."""
+        return {}
+
     def can_hotplug(self, device: type[Device]) -> bool:
         """Whether a device that sits on no bus may come and go while the machine exists."""
         del device
