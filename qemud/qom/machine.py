@@ -20,6 +20,8 @@ from qemud.qom.object import Container, Object
 from qemud.qom.properties import Provenance
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import msgspec
 
 
