@@ -181,6 +181,10 @@ def at(option: str, text: str | None = None) -> Iterator[None]:
         raise UsageError(f"{place}{error}") from None
 
 
+def _placed(warn: Warn, place: str) -> Warn:
+    return lambda warning: warn(place + warning)
+
+
 def parse(words: list[str], warn: Warn = lambda _text: None) -> CommandLine:
     """Read all words behind the program's name. Raises UsageError; `warn` gets warnings."""
     values: dict[str, Any] = {}
@@ -203,9 +207,8 @@ def parse(words: list[str], warn: Warn = lambda _text: None) -> CommandLine:
             text.encode()
         except UnicodeEncodeError:
             raise UsageError(f"-{name}: the argument is not valid UTF-8") from None
-        place = f"-{name} {text}: warning: "
         with at(name, text):
-            value = option.read(text, lambda warning, place=place: warn(place + warning))
+            value = option.read(text, _placed(warn, f"-{name} {text}: warning: "))
         if option.many:
             values.setdefault(target, []).append(value)
         else:

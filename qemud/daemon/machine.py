@@ -56,7 +56,7 @@ def machine_options(line: CommandLine) -> MachineOptions:
             raise UsageError(f"-{name} only allowed with -kernel option")
     _check_memory(options)
     choose_accelerator(line, options.accel)
-    return options  # type: ignore[no-any-return]
+    return cast("MachineOptions", options)
 
 
 def _known(kind: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def choose_accelerator(line: CommandLine, from_machine: str | None) -> str:
             with at("accel", text):
                 raise GenericError(f"Property '{name}-accel.{rest.split('=')[0]}' not found")
     names = [text.removeprefix("accel=") for text in line.accel or ()] or (from_machine or "tcg").split(":")
-    refused = []
+    refused: list[str] = []
     for name in names:
         if name in ACCELERATORS:
             for text in refused:
@@ -153,8 +153,7 @@ async def build_machine(
     services.board = machine
     await vm.mailboxes.call(machine.bring_up, vm)
     vm.reset_devices = lambda: reset_tree(machine)
-    legacy = getattr(machine, "legacy_paths", dict)()
-    for path, target in legacy.items():
+    for path, target in machine.legacy_paths().items():
         services.tree.add_alias(path, target)
 
 

@@ -28,10 +28,10 @@ from qemud.logs import Logger, report
 from qemud.machine.services import Services
 from qemud.machine.thread import MachineThread
 from qemud.machine.vm import VirtualMachine
-from qemud.monitor.version import version_text
 from qemud.monitor.dispatch import Dispatcher
 from qemud.monitor.qmp.events import Events
 from qemud.monitor.qmp.server import Monitor, Turn
+from qemud.monitor.version import version_text
 from qemud.qapi.runtime.check import use_target
 from qemud.qapi.runtime.errors import GenericError, QmpError
 from qemud.qapi.targets import TARGETS
@@ -203,15 +203,15 @@ class Daemon:
                     self._add_monitor(chardev, pretty=pretty)
                 count += 1
         for given in self.line.mon or ():
-            chardev = self.chardevs.get(given.chardev)
-            if chardev is None:
+            found = self.chardevs.get(given.chardev)
+            if found is None:
                 raise UsageError(f'-mon chardev={given.chardev}: chardev "{given.chardev}" not found')
             if given.mode is None:
                 raise UsageError(
                     f"-mon chardev={given.chardev}: the human monitor does not exist yet, mode=control was expected"
                 )
             with at("mon", f"chardev={given.chardev}"):
-                self._add_monitor(chardev, pretty=bool(given.pretty))
+                self._add_monitor(found, pretty=bool(given.pretty))
 
     def _add_monitor(self, chardev: Chardev, *, pretty: bool) -> None:
         monitor = Monitor(

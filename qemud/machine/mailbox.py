@@ -21,11 +21,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from qemud.logs import Logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +36,7 @@ T = TypeVar("T")
 SLICE_NS = 2_000_000
 """How long one call may hold up the machine."""
 
-log = logging.getLogger(__name__)
+log = Logger("machine")
 
 
 class Closed(RuntimeError):
@@ -146,7 +147,7 @@ class Mailboxes:
         else:
             self.send(self._resolve, future, result)
         if self.debug and (taken := time.monotonic_ns() - started) > SLICE_NS:
-            log.warning("%r held up the machine for %.1f ms", fn, taken / 1e6)
+            log.warning("a call held up the machine", call=repr(fn), milliseconds=taken / 1e6)
 
     @staticmethod
     def _resolve(future: asyncio.Future[T], result: T) -> None:
@@ -170,7 +171,7 @@ class Mailboxes:
             try:
                 fn(*args)
             except Exception:
-                log.exception("a posted call failed: %r", fn)
+                log.exception("a posted call failed", call=repr(fn))
         return count
 
     @property

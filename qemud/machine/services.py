@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 class Services:
     """The parts of the process; see the module.
 
-    `vm` is the machine, `tree` the composition tree, `chardevs` the character devices, `board` the built board (None until
+    `vm` is the machine, `tree` the composition tree, `chardevs` the character devices, `dispatcher` runs commands, `board` the built board (None until
     the machine is initialised), `emit` sends an event to all clients, `request_quit` ends the process.
     """
 
     vm: VirtualMachine
     tree: Any
     chardevs: Any
+    dispatcher: Any
     board: Any = None
     emit: EmitFunction
     request_quit: Callable[[], None]

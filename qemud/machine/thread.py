@@ -17,12 +17,12 @@ would otherwise keep a device's callback waiting for 5 ms each time.
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 import time
 from typing import TYPE_CHECKING
 
+from qemud.logs import Logger
 from qemud.machine.mailbox import Mailboxes
 from qemud.machine.vcpu import Exit
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SWITCH_INTERVAL = 100e-6
 """Seconds; measured best for disk I/O beside a busy loop, of 5 ms, 1 ms, 100 us, 50 us and 20 us."""
 
-log = logging.getLogger(__name__)
+log = Logger("machine")
 
 
 class MachineThread:
@@ -192,5 +192,5 @@ class MachineThread:
 
     def _fail(self, reason: str) -> None:
         self.pause()
-        log.error("the machine cannot go on: %s", reason)
+        log.error("the machine cannot go on", reason=reason)
         self.on_failure(reason)

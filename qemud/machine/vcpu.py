@@ -89,6 +89,10 @@ class Vcpu(Protocol):
 
     pc: int
 
+    @property
+    def mode(self) -> int:
+        """The privilege mode it is in: 0 U, 1 S, 3 M."""
+
     def gpr(self, n: int) -> int:
         """x0 to x31, unsigned."""
 

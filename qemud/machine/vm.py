@@ -53,6 +53,13 @@ class Executor(Protocol):
 
     mailboxes: Mailboxes
 
+    @property
+    def thread_id(self) -> int:
+        """The kernel's number of the thread."""
+
+    def attach(self, vcpu: Vcpu) -> None:
+        """Run this processor from now on, once resumed. Machine thread only."""
+
     def resume(self) -> None:
         """Let the processors run. Machine thread only."""
 

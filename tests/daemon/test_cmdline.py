@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemud._generated.types.options import ActionOptions, CommandLine, GlobalProperty, NameOptions
+from qemud._generated.types.options import (
+    ActionOptions,
+    CommandLine,
+    GlobalProperty,
+    MemoryOptions,
+    NameOptions,
+)
 from qemud._generated.types.run_state import RebootAction
 from qemud.daemon.cmdline import OPTIONS, UsageError, parse
 from qemud.qapi.runtime import qemuopts
@@ -21,7 +29,7 @@ def test_options_become_the_schemas_struct():
         ["-machine", "virt,aclint=on", "-m", "256", "-S", "--nodefaults", "-name", "guest=a,,b,process=p"]
     )
     assert line.machine == "virt,aclint=on"
-    assert line.m.size == 256 << 20
+    assert line.m == MemoryOptions(size=256 << 20)
     assert line.S is True
     assert line.nodefaults is True
     assert line.name == NameOptions(guest="a,b", process="p")
@@ -56,9 +64,11 @@ def test_values_have_the_schemas_types():
         (["-m", "-1"], "-m -1: Value '-1' is out of range for parameter 'size'"),
         (
             ["-m", "128x"],
-            "-m 128x: Parameter 'size' expects a non-negative number below 2^64\n"
-            "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
-            "and exabytes, respectively.",
+            (
+                "-m 128x: Parameter 'size' expects a non-negative number below 2^64\n"
+                "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
+                "and exabytes, respectively."
+            ),
         ),
         (["-smp", "foo"], "Parameter 'smp.cpus' expects integer"),
         (["-uuid", "xyz"], "-uuid xyz: failed to parse UUID string: wrong format"),
@@ -94,10 +104,8 @@ def test_a_word_without_a_value_is_warned_of():
 
 @given(st.lists(st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=20)))
 def test_no_words_do_anything_but_parse_or_explain(words):
-    try:
+    with contextlib.suppress(UsageError):
         assert isinstance(parse(words), CommandLine)
-    except UsageError as error:
-        assert str(error)
 
 
 @given(st.dictionaries(st.from_regex(r"[a-z][a-z-]{0,8}", fullmatch=True), st.text(min_size=1, max_size=8)))

@@ -39,13 +39,17 @@ def test_what_is_not_given_follows(given, expected):
         ),
         (
             SMPConfiguration(cpus=2, cores=2, threads=2),
-            "Invalid CPU topology: product of the hierarchy must match maxcpus: "
-            "sockets (0) * cores (2) * threads (2) != maxcpus (2)",
+            (
+                "Invalid CPU topology: product of the hierarchy must match maxcpus: "
+                "sockets (0) * cores (2) * threads (2) != maxcpus (2)"
+            ),
         ),
         (
             SMPConfiguration(cpus=4, maxcpus=2),
-            "Invalid CPU topology: maxcpus must be equal to or greater than smp: "
-            "sockets (1) * cores (2) * threads (1) == maxcpus (2) < smp_cpus (4)",
+            (
+                "Invalid CPU topology: maxcpus must be equal to or greater than smp: "
+                "sockets (1) * cores (2) * threads (1) == maxcpus (2) < smp_cpus (4)"
+            ),
         ),
     ],
 )

@@ -5,9 +5,10 @@ Both offer `Core` (see `Core` below).  `QEMUD_TWIN=1` in the environment asks fo
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import TYPE_CHECKING, Protocol
+
+from qemud.logs import Logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +29,7 @@ FUNCTIONS = {
     "code_at": "tlb_vaddr_to_host_riscv64",
 }
 
-log = logging.getLogger(__name__)
+log = Logger("accel")
 
 
 class Handler(Protocol):
@@ -58,6 +59,9 @@ class Core(Protocol):
 
     def set_interrupts(self, mask: int, value: int) -> None:
         """Change the bits `mask` of mip to those of `value`."""
+
+    def in_device(self) -> bool:
+        """Whether a device's callback is being called: the guest is in the middle of a block."""
 
     def translate(self, address: int) -> int | None:
         """The physical address of a virtual one in the current mode; None where nothing is mapped."""

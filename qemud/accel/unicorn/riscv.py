@@ -80,7 +80,6 @@ class RiscvVcpu:
         self._mapped = False
         self._remap = False
         self._closed = False
-        self._in_device = 0
         self._open()
         self._unlisten = space.add_listener(self)
 
@@ -339,6 +338,11 @@ class RiscvVcpu:
     def pc(self, value: int) -> None:
         self._pc.value = value & MASK & ~1
 
+    @property
+    def mode(self) -> int:
+        """See `Vcpu`."""
+        return self._register("priv").value
+
     def gpr(self, n: int) -> int:
         """x0 to x31."""
         return self._x[n]
@@ -381,6 +385,8 @@ class RiscvVcpu:
 
     def _clear(self) -> None:
         """All registers as after power-on, in M-mode; nothing translated is kept."""
+        if self._core.in_device():
+            raise RuntimeError("a hart cannot be reset or loaded in the middle of an access to a device")
         fields, lib = self._fields, self._lib.quick
         kept = {name: self._register(name).value for name in ("priv_ver", "misa", "misa_mask", "features")}
         ctypes.memset(fields.env, 0, layout.RDTIME_FN)
