@@ -16,6 +16,7 @@ EM_RISCV = 243
 _ELFCLASS64 = 2
 _ELFDATA2LSB = 1
 _PT_LOAD = 1
+_ET_DYN = 3
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
@@ -40,6 +41,13 @@ class ElfImage(NamedTuple):
     entry: int
     low: int
     high: int
+    independent: bool = False
+    """It is linked for address 0 and made to run anywhere (ET_DYN): whoever loads it chooses the place."""
+
+    def moved(self, distance: int) -> ElfImage:
+        """The same program, so many bytes higher."""
+        segments = [segment._replace(address=segment.address + distance) for segment in self.segments]
+        return ElfImage(segments, self.entry + distance, self.low + distance, self.high + distance)
 
 
 def is_elf(data: bytes | memoryview) -> bool:
@@ -51,8 +59,8 @@ def parse_elf(data: bytes, machine: int = EM_RISCV) -> ElfImage:
     """The program in a 64-bit little-endian ELF file for `machine`. Raises ElfError for anything else."""
     if len(data) < _HEADER.size or not is_elf(data):
         raise ElfError("not an ELF file")
-    ident, _, file_machine, _, entry, at_headers, _, _, _, header_size, count, _, _, _ = _HEADER.unpack_from(
-        data
+    ident, file_type, file_machine, _, entry, at_headers, _, _, _, header_size, count, _, _, _ = (
+        _HEADER.unpack_from(data)
     )
     if ident[4] != _ELFCLASS64 or ident[5] != _ELFDATA2LSB:
         raise ElfError("not a 64-bit little-endian ELF file")
@@ -78,9 +86,6 @@ def parse_elf(data: bytes, machine: int = EM_RISCV) -> ElfImage:
             entry_address = entry - virtual + physical
     if not segments:
         raise ElfError("nothing to load")
-    return ElfImage(
-        segments,
-        entry_address,
-        min(segment.address for segment in segments),
-        max(segment.address + segment.size for segment in segments),
-    )
+    low = min(segment.address for segment in segments)
+    high = max(segment.address + segment.size for segment in segments)
+    return ElfImage(segments, entry_address, low, high, file_type == _ET_DYN and low == 0)

@@ -160,13 +160,16 @@ def load_kernel(path: str, *, default_address: int, image_base: int | None, limi
 
 
 def load_firmware(path: str, *, default_address: int, limit: int) -> Loaded:
-    """Firmware: an ELF file, or a raw image for `default_address`. Raises LoadError."""
+    """Firmware: an ELF file, or a raw image for `default_address`. Raises LoadError.
+
+    A position-independent ELF file, as which OpenSBI is built, goes to `default_address` too.
+    """
     if not os.path.exists(path):
         raise LoadError(f'Unable to find the RISC-V BIOS "{path}"')
     failure = f"could not load firmware '{path}'"
     source = _open(path, failure, limit)
     if is_elf(source.head):
-        return _load_elf(path, source.take(), failure)
+        return _load_elf(path, source.take(), failure, default_address)
     high = default_address + source.size
     return Loaded([source.part(path, default_address)], default_address, default_address, high)
 
@@ -252,10 +255,12 @@ def _gunzip(data: bytes, failure: str, limit: int) -> bytes:
     return result
 
 
-def _load_elf(path: str, data: bytes, failure: str) -> Loaded:
+def _load_elf(path: str, data: bytes, failure: str, independent_address: int = 0) -> Loaded:
     try:
         image = parse_elf(data)
     except ElfError as error:
         raise LoadError(failure, f"{path}: {error}") from None
+    if image.independent:
+        image = image.moved(independent_address)
     parts = [Part(path, segment.address, segment.data, segment.size) for segment in image.segments]
     return Loaded(parts, image.entry, image.low, image.high)
