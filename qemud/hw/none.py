@@ -11,7 +11,12 @@ from qemud.qapi.runtime.errors import GenericError
 from qemud.qom.machine import Machine
 
 
-class NoneMachine(Machine, type_name="none-machine", options=MachineProperties):
+class NoneMachine(
+    Machine,
+    type_name="none-machine",
+    options=MachineProperties,
+    links={"memory-backend": "memory-backend"},
+):
     """See the module."""
 
     options: MachineProperties
@@ -25,6 +30,12 @@ class NoneMachine(Machine, type_name="none-machine", options=MachineProperties):
             raise GenericError(
                 "The -kernel parameter is not supported (use the generic 'loader' device instead)."
             )
-        if self.ram_size:
+        asked = self.options.memory.size if self.options.memory is not None else None
+        backend = self.memory_backend("ram", asked)
+        if backend is not None:
+            self.ram = backend.take()
+        elif self.ram_size:
             self.ram = RamBlock("ram", self.ram_size)
+        if self.ram is not None:
+            self.ram_size = self.ram.size
             self.machine.memory.add_ram("ram", 0, self.ram)

@@ -41,7 +41,13 @@ TYPES: tuple[TypeEntry, ...] = (
     ),
     TypeEntry("riscv-boot-loader", "device", "qemud.hw.riscv.virt:BootLoader"),
     TypeEntry("riscv-sbi", "device", "qemud.hw.riscv.sbi.firmware:Firmware"),
-    TypeEntry("none-machine", "machine", "qemud.hw.none:NoneMachine", options="MachineProperties"),
+    TypeEntry(
+        "none-machine",
+        "machine",
+        "qemud.hw.none:NoneMachine",
+        options="MachineProperties",
+        links=(("memory-backend", "memory-backend"),),
+    ),
     TypeEntry(
         "virt-machine",
         "machine",

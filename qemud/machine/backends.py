@@ -1,12 +1,10 @@
 """Backends that a client makes with object-add: memory, and secrets.
 
-A memory backend is RAM that waits for a use: `-machine memory-backend=ID` makes it the machine's.  The board takes its block
-with `take`; from then on the object cannot be removed.
+A memory backend is RAM that waits for a use: `-machine memory-backend=ID` makes it the machine's.  The board takes its block;
+from then on the object cannot be removed.
 
-    backend = machine.link("memory-backend")
-    block = backend.take()          # a RamBlock, as if the board had made it
-    …
-    backend.give_back()
+    backend = board.memory_backend("riscv_virt_board.ram", size)
+    block = backend.take()      # a RamBlock, as if the board had made it
 
 Source of the texts: QEMU 10.0, backends/hostmem*.c, crypto/secret*.c.
 """

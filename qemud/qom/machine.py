@@ -15,9 +15,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from qemud.qapi.runtime.errors import GenericError
 from qemud.qom.device import Device, SysBusDevice, SystemBus
 from qemud.qom.object import Container, Object
 from qemud.qom.properties import Provenance
+from qemud.qom.tree import AmbiguousPathError, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,6 +74,31 @@ class Machine(Object, type_name="machine", abstract=True):
     def legacy_paths(self) -> Mapping[str, Object]:
         """Paths at which clients of QEMU know what stands elsewhere here."""
         return {}
+
+    def memory_backend(self, default_id: str, size: int | None) -> Any | None:
+        """The backend (`qemud.machine.backends`) that the option `memory-backend` names; None when it names none.
+
+        `size` is what the user wants, None for whatever the backend has; `default_id` is the id of the memory that the board makes
+        itself.  GenericError when there is no such backend, or it does not fit, or the default's id is taken.
+        """
+        name = self.option("memory-backend")
+        if not name:
+            if self.root.children["objects"].step(default_id) is not None:
+                raise GenericError(
+                    f"object's id '{default_id}' is reserved for the default RAM backend, "
+                    "it can't be used for any other purposes"
+                )
+            return None
+        try:
+            backend = resolve(self.root, name, "memory-backend")
+        except AmbiguousPathError:
+            backend = None
+        if backend is None:
+            raise GenericError(f"Memory backend '{name}' not found")
+        if size is not None and size != backend.get_property("size"):
+            raise GenericError("Machine memory size does not match the size of the memory backend")
+        self.set_link("memory-backend", "memory-backend", backend)
+        return backend
 
     def can_hotplug(self, device: type[Device]) -> bool:
         """Whether a device that sits on no bus may come and go while the machine exists."""

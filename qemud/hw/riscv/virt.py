@@ -127,13 +127,13 @@ class VirtMachine(
 
     def _main_memory(self) -> RamBlock:
         """A memory backend's block, or one of its own."""
-        self.resolve_links()
-        backend = self.link("memory-backend")
-        if backend is not None:
-            block: RamBlock = backend.take()  # type: ignore[attr-defined]
-            self.ram_size = block.size
-            return block
-        return RamBlock(RAM_NAME, self.ram_size)
+        asked = self.options.memory.size if self.options.memory is not None else None
+        backend = self.memory_backend(RAM_NAME, asked)
+        if backend is None:
+            return RamBlock(RAM_NAME, self.ram_size)
+        block: RamBlock = backend.take()
+        self.ram_size = block.size
+        return block
 
     def _add_harts(self) -> None:
         options = RiscvHartArrayOptions(cpu_type=self.cpu_type, resetvec=layout.MROM.base)
