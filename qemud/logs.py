@@ -57,8 +57,13 @@ def report(text: str) -> None:
 
 
 def log_to(path: str) -> None:
-    """Write records to a file from now on. Raises OSError."""
-    _Configuration.stream = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  stays open
+    """Write records to a file from now on. Raises GenericError."""
+    from qemud.qapi.runtime.errors import GenericError
+
+    try:
+        _Configuration.stream = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  stays open
+    except OSError as error:
+        raise GenericError(f"Error opening logfile {path}: {error.strerror}") from None
 
 
 class Logger:

@@ -53,7 +53,7 @@ def list_asked(line: CommandLine) -> str | None:
     if line.accel and line.accel[-1] in {"help", "?"}:
         return "Accelerators supported in QEMU binary:\ntcg\n"
     if line.d in {"help", "?"}:
-        return _log_items()
+        return log_item_list()
     return None
 
 
@@ -75,7 +75,8 @@ def _cpus() -> str:
     return "Available CPUs:\n" + "".join(f"  {name}\n" for name in sorted(CPU_MODELS))
 
 
-def _log_items() -> str:
+def log_item_list() -> str:
+    """What `-d` takes, as `-d help` prints it."""
     from qemud._generated.types.options import LogItem
 
     names = [item.value for item in LogItem]

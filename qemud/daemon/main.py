@@ -16,7 +16,7 @@ from qemud import __version__
 from qemud.daemon import signals
 from qemud.daemon.cmdline import UsageError, parse
 from qemud.daemon.process import Daemonizer
-from qemud.logs import Logger, program_name, report
+from qemud.logs import Logger, items, log_to, program_name, report
 from qemud.qapi.runtime.errors import QmpError
 
 if TYPE_CHECKING:
@@ -53,6 +53,11 @@ def run(words: list[str]) -> int:
         if (listing := list_asked(line)) is not None:
             sys.stdout.write(listing)
             return 0
+        if line.d is not None and (unknown := log_items(line.d)):
+            sys.stdout.write(unknown)
+            return 1
+        if line.D is not None:
+            log_to(line.D)
         return _serve(line, target)
     except (UsageError, QmpError) as error:
         report(str(error))
@@ -77,6 +82,19 @@ def version_text() -> str:
 
     major, minor, micro = QEMU_VERSION
     return f"QEMU emulator version {major}.{minor}.{micro} (qemud {__version__})\n"
+
+
+def log_items(text: str) -> str:
+    """Log what `-d` asks for; the list of what there is when it asks for something else, else nothing."""
+    from qemud._generated.types.options import LogItem
+    from qemud.daemon.help import log_item_list
+
+    known = {item.value for item in LogItem}
+    asked = set(known) if text == "all" else set(text.split(","))
+    if asked <= known:
+        items.update(asked)
+        return ""
+    return log_item_list()
 
 
 def _serve(line: CommandLine, target: str) -> int:
