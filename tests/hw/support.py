@@ -107,6 +107,9 @@ class Vm:
     def request_shutdown(self, cause: ShutdownCause, status: int = 0) -> None:
         self.requests.append(("shutdown", cause.value, status))
 
+    def guest_panicked(self, status: int = 0) -> None:
+        self.requests.append(("panic", status))
+
     def request_reset(self, cause: ShutdownCause) -> None:
         self.requests.append(("reset", cause.value))
 

@@ -46,7 +46,7 @@ class SifiveTest(SysBusDevice, type_name="riscv.sifive.test"):
             case Finisher.PASS:
                 self.machine.request_shutdown(ShutdownCause.GUEST_SHUTDOWN, status)
             case Finisher.FAIL:
-                self.machine.request_shutdown(ShutdownCause.GUEST_PANIC, status)
+                self.machine.guest_panicked(status)
             case Finisher.RESET:
                 self.machine.request_reset(ShutdownCause.GUEST_RESET)
             case _:

@@ -1,7 +1,8 @@
 """The device tree of the `virt` board: what a guest learns of the machine.
 
 The content is that of QEMU 10.0 for everything that exists here: same nodes, properties and phandles.  One property is added, so that
-`dtc` reads the tree without a warning: `#address-cells` of the harts' interrupt controllers.
+`dtc` reads the tree without a warning: `#address-cells` of the harts' interrupt controllers; for the same reason the ACLINT's timer is
+named by the first address in its `reg`.
 
 Source: Linux 6.12, Documentation/devicetree/bindings; what QEMU writes was read with `-machine dumpdtb`.
 """
@@ -169,7 +170,7 @@ def _add_aclint(soc: Node) -> None:
         node["#address-cells"] = cells(0)
     base = CLINT.base + MTIMER_OFFSET
     mtime = 0x7FF8
-    node = soc.child(f"mtimer@{base:x}")
+    node = soc.child(f"mtimer@{base + mtime:x}")
     node["compatible"] = string("riscv,aclint-mtimer")
     node["reg"] = cells64(base + mtime, CLINT.size - MTIMER_OFFSET - mtime, base, mtime)
     node["interrupts-extended"] = cells(_INTC, _IRQ_M_TIMER)

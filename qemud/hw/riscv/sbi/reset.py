@@ -19,7 +19,7 @@ class SystemReset(Extension):
     SYSTEM_FAILURE = 1
 
     def call(self, fid: int, args: tuple[int, ...]) -> Result | None:
-        """system_reset(reset_type, reset_reason); a shutdown for a system failure counts as a crash."""
+        """system_reset(reset_type, reset_reason); a shutdown for a system failure is a crash, with status 1."""
         if fid != 0:
             return NOT_SUPPORTED
         kind, reason = low32(args[0]), low32(args[1])
@@ -30,7 +30,7 @@ class SystemReset(Extension):
             case self.SHUTDOWN if reason == self.NO_REASON:
                 machine.request_shutdown(ShutdownCause.GUEST_SHUTDOWN)
             case self.SHUTDOWN:
-                machine.request_shutdown(ShutdownCause.GUEST_PANIC, 1)
+                machine.guest_panicked(1)
             case self.COLD_REBOOT | self.WARM_REBOOT:
                 machine.request_reset(ShutdownCause.GUEST_RESET)
             case _:
