@@ -39,7 +39,7 @@ _GENERATORS = (
 def build(schema: Schema, out: Path) -> list[Path]:
     """Generate the package for `schema` into the directory `out`; returns the files that changed."""
     layout = Layout(schema)
-    output = Output(out, Path(schema.modules[0].path).parent)
+    output = Output(out, Path(schema.modules[0].path).absolute().parent)
     output.write("__init__.py", '"""Generated from the schema; see `qemud.qapi.generate`."""\n')
     for generator in _GENERATORS:
         generator(layout, output)
@@ -49,7 +49,7 @@ def build(schema: Schema, out: Path) -> list[Path]:
 
 def build_docs(schema: Schema, out: Path) -> list[Path]:
     """Write the reference pages for `schema` into the directory `out`; returns the files that changed."""
-    output = Output(out, Path(schema.modules[0].path).parent)
+    output = Output(out, Path(schema.modules[0].path).absolute().parent)
     docs.generate(schema, output)
     output.finish()
     return output.changed
