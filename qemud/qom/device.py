@@ -121,7 +121,7 @@ class Device(Resettable, type_name="device", abstract=True):
 
     is_device = True
     on_machine_thread = True
-    hotpluggable: ClassVar[bool] = False
+    hotpluggable: ClassVar[bool] = True
     bus_type: ClassVar[str | None] = None
     machine: Any = None
 
@@ -133,7 +133,7 @@ class Device(Resettable, type_name="device", abstract=True):
         bus_type: str | None = None,
         **keywords: Any,
     ) -> None:
-        """`hotpluggable`: may come and go while the machine exists; `bus_type`: the kind of bus it needs."""
+        """`hotpluggable`: may come and go, where its bus or the board lets it; `bus_type`: the kind of bus it needs."""
         super().__init_subclass__(type_name=type_name, **keywords)
         if hotpluggable is not None:
             cls.hotpluggable = hotpluggable

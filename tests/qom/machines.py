@@ -106,7 +106,6 @@ class Plug(
     options=LoaderOptions,
     state=GoldfishRtcState,
     user_creatable=True,
-    hotpluggable=True,
     bus_type="test-bus",
 ):
     """A device that comes and goes; below it a part, and a backend that `file` names."""
@@ -121,13 +120,12 @@ class LinkedPlug(
     type_name="test-linked-plug",
     links={"file": "memory-backend"},
     user_creatable=True,
-    hotpluggable=True,
     bus_type="test-bus",
 ):
     """The same, with a property that names a memory backend."""
 
 
-class SubHub(Recorder, type_name="test-sub-hub", user_creatable=True, hotpluggable=True, bus_type="test-bus"):
+class SubHub(Recorder, type_name="test-sub-hub", user_creatable=True, bus_type="test-bus"):
     """A device that comes and goes and has a bus itself."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
@@ -135,7 +133,13 @@ class SubHub(Recorder, type_name="test-sub-hub", user_creatable=True, hotpluggab
         self.below = self.add_child("below", HotBus("below"))
 
 
-class ColdPlug(Recorder, type_name="test-cold-plug", user_creatable=True, bus_type="test-cold-bus"):
+class ColdPlug(
+    Recorder,
+    type_name="test-cold-plug",
+    user_creatable=True,
+    hotpluggable=False,
+    bus_type="test-cold-bus",
+):
     """A device that only the command line may add."""
 
 
@@ -143,7 +147,6 @@ class WarmPlug(
     Recorder,
     type_name="test-warm-plug",
     user_creatable=True,
-    hotpluggable=True,
     bus_type="test-cold-bus",
 ):
     """A device that could come and go, for a bus that cannot take it."""

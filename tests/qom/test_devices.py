@@ -128,7 +128,7 @@ def test_what_cannot_be_unplugged(services: Services) -> None:
     )
     assert error_of(services.qdev.device_del(id="/machine")) == "GenericError: /machine is not a device"
     assert error_of(services.qdev.device_del(id="/machine/hub")) == (
-        "GenericError: Device 'test-hub' does not support hotplugging"
+        "GenericError: Device 'test-hub' can not be hotplugged on this machine"
     )
     assert error_of(services.qdev.device_del(id="")) == "GenericError:  is not a device"
 

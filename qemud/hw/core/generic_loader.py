@@ -23,9 +23,7 @@ _NO_CPU = 0xFFFF_FFFF
 _MAX_DATA = 8
 
 
-class GenericLoader(
-    Device, type_name="loader", options=LoaderOptions, user_creatable=True, hotpluggable=True
-):
+class GenericLoader(Device, type_name="loader", options=LoaderOptions, user_creatable=True):
     """See the module."""
 
     options: LoaderOptions
