@@ -112,6 +112,9 @@ class Daemon:
         self._undo.append(self.chardevs.close_all)
         options = machine_options(line)
         self._set_actions()
+        self.tree.root.globals += [
+            (given.driver, given.property, given.value) for given in line.global_ or ()
+        ]
         for text in line.object or ():
             await self._add_object(text)
         for text in line.chardev or ():
