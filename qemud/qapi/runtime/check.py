@@ -54,7 +54,7 @@ class Checker:
         self._shapes: dict[str, Shape] = {}
         self._classes: dict[tuple[str, str], Any] = {}
         self._parsers: dict[str, Callable[[dict[str, Any]], Any]] = {}
-        self._fast_types: dict[str, Any] = {}
+        self._fast: dict[str, Callable[[Any], Any] | None] = {}
         self.use_target(target)
 
     def use_target(self, target: str, defined: frozenset[str] | None = None) -> None:
@@ -95,10 +95,10 @@ class Checker:
         `where` is the name error texts give to the value, if it has one.
         """
         try:
-            fast = self.fast_type(type_name)
+            fast = self.fast(type_name)
             if fast is not None:
                 try:
-                    return msgspec.convert(value, fast)
+                    return fast(value)
                 except (msgspec.ValidationError, RecursionError):
                     pass
             return self._exact.visit(type_name, value, None if where is None else (None, where))
@@ -217,11 +217,19 @@ class Checker:
             rename={member.name: member.wire for member in shape.members},
         )
 
-    def fast_type(self, reference: str) -> Any:
-        """What msgspec may convert to for a type, or None where the exact check must."""
-        if reference not in self._fast_types:
-            self._fast_types[reference] = self._annotation(reference) if self._is_fast(reference) else None
-        return self._fast_types[reference]
+    def fast(self, reference: str) -> Callable[[Any], Any] | None:
+        """The fast way to a type's values, which raises `ValidationError`; None where only the exact one may go."""
+        if reference not in self._fast:
+            self._fast[reference] = self._make_fast(reference) if self._is_fast(reference) else None
+        return self._fast[reference]
+
+    def _make_fast(self, reference: str) -> Callable[[Any], Any]:
+        annotation = self._annotation(reference)
+        if isinstance(annotation, type):
+            return lambda value: msgspec.convert(value, annotation)
+        # msgspec remembers how to convert to a struct, but works it out each time for a union.
+        box: Any = msgspec.defstruct("Box", [("value", annotation)])
+        return lambda value: msgspec.convert({"value": value}, box).value
 
     def _is_fast(self, reference: str) -> bool:
         element = reference.strip("[]")
