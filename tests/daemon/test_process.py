@@ -1,0 +1,176 @@
+"""The life of the process: its start, its files, its signals, its end."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import subprocess
+import termios
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.programs import LIMIT, QEMUD, QmpClient
+
+if TYPE_CHECKING:
+    from tests.conftest import Starter
+
+NONE = ("-machine", "none", "-display", "none")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [QEMUD, *arguments], capture_output=True, text=True, timeout=LIMIT, stdin=subprocess.DEVNULL
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_end_the_process_cleanly(daemon: Starter, number: signal.Signals):
+    program = daemon(*NONE)
+    program.process.send_signal(number)
+    event = program.qmp.event("SHUTDOWN")
+    assert event["data"] == {"guest": False, "reason": "host-signal"}
+    assert program.wait() == 0
+    assert f"terminating on signal {number.value} from pid {os.getpid()} (" in program.stderr
+
+
+def test_a_signal_ends_it_even_where_a_shutdown_would_pause(daemon: Starter):
+    program = daemon(*NONE, "-no-shutdown")
+    assert program.terminate() == 0
+
+
+def test_quit_says_so_and_ends(daemon: Starter):
+    program = daemon(*NONE)
+    program.qmp.command("quit")
+    assert program.qmp.event("SHUTDOWN")["data"] == {"guest": False, "reason": "host-qmp-quit"}
+    assert program.wait() == 0
+
+
+def test_the_pid_file_is_written_locked_and_removed(daemon: Starter, tmp_path: Path):
+    path = tmp_path / "pid"
+    program = daemon(*NONE, "-pidfile", str(path))
+    assert path.read_text() == f"{program.process.pid}\n"
+    second = run(*NONE, "-pidfile", str(path))
+    assert second.returncode == 1
+    assert second.stderr == (
+        f"{QEMUD}: cannot create PID file: Cannot lock pid file: Resource temporarily unavailable\n"
+    )
+    assert path.read_text() == f"{program.process.pid}\n"
+    program.terminate()
+    assert not path.exists()
+
+
+def test_daemonize_returns_when_it_listens_and_the_pid_file_is_there(tmp_path: Path):
+    sock, path = tmp_path / "qmp", tmp_path / "pid"
+    done = run(*NONE, "-qmp", f"unix:{sock},server=on,wait=off", "-pidfile", str(path), "-daemonize")
+    pid = int(path.read_text())
+    try:
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert os.getsid(pid) != os.getsid(0)
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(sock))
+            QmpClient(connection).command("quit")
+    finally:
+        _wait_for_end(pid)
+    assert not path.exists()
+    assert not sock.exists()
+
+
+def test_daemonize_tells_what_went_wrong_and_leaves_nothing(tmp_path: Path):
+    path = tmp_path / "pid"
+    done = run(*NONE, "-qmp", "unix:/nonexistent/x,server=on,wait=off", "-pidfile", str(path), "-daemonize")
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"{QEMUD}: -qmp unix:/nonexistent/x,server=on,wait=off: "
+        "Failed to bind socket to /nonexistent/x: No such file or directory\n"
+    )
+    assert not path.exists()
+
+
+def _wait_for_end(pid: int) -> None:
+    """Wait for a process that is no child of ours; end it if something above has failed."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if not select.select([fd], [], [], LIMIT)[0]:
+            os.kill(pid, signal.SIGKILL)
+            raise AssertionError(f"process {pid} did not end")
+    finally:
+        os.close(fd)
+
+
+def test_the_target_comes_from_the_programs_name(tmp_path: Path):
+    renamed = tmp_path / "qemud-system-sparc"
+    renamed.symlink_to(QEMUD)
+    done = subprocess.run([renamed, "-version"], capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == 1
+    assert done.stderr == f"{renamed}: cannot emulate 'sparc', expected one of: riscv64\n"
+
+
+def test_version_is_read_by_management_tools():
+    done = run("-version")
+    assert done.returncode == 0
+    assert re.fullmatch(r"QEMU emulator version 10\.0\.\d+ \(qemud [^)]+\)\n", done.stdout)
+
+
+def test_help_names_every_option():
+    text = run("-help").stdout
+    for option in ("-machine", "-qmp-pretty", "-daemonize", "-D", "-no-shutdown"):
+        assert re.search(rf"^{option}\b", text, re.MULTILINE), option
+
+
+def test_the_demo_runs_in_a_terminal_and_leaves_it_as_it_was():
+    """The user's terminal: Ctrl-A x ends the emulator, and echo and line editing are back."""
+    controller, terminal = pty.openpty()
+    before = termios.tcgetattr(terminal)
+    program = subprocess.Popen(
+        [Path(QEMUD).with_name("qemud"), "demo"],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+    )
+    try:
+        _expect(controller, b"demo> ")
+        assert not termios.tcgetattr(terminal)[3] & termios.ECHO
+        os.write(controller, b"help\r")
+        _expect(controller, b"demo> ")
+        os.write(controller, b"\x01x")
+        assert program.wait(LIMIT) == 0
+        assert termios.tcgetattr(terminal) == before
+    finally:
+        program.kill()
+        program.wait()
+        os.close(controller)
+        os.close(terminal)
+
+
+def test_a_guest_that_switches_itself_off_ends_the_demo():
+    controller, terminal = pty.openpty()
+    program = subprocess.Popen(
+        [Path(QEMUD).with_name("qemud"), "demo"], stdin=terminal, stdout=terminal, stderr=terminal
+    )
+    try:
+        _expect(controller, b"demo> ")
+        os.write(controller, b"poweroff\r")
+        assert program.wait(LIMIT) == 0
+    finally:
+        program.kill()
+        program.wait()
+        os.close(controller)
+        os.close(terminal)
+
+
+def _expect(fd: int, text: bytes) -> None:
+    seen = b""
+    while text not in seen:
+        if not select.select([fd], [], [], LIMIT)[0]:
+            raise AssertionError(f"{text!r} never came; got {seen!r}")
+        seen += os.read(fd, 4096)
