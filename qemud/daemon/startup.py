@@ -170,15 +170,13 @@ class Daemon:
 
     async def _add_object(self, text: str) -> None:
         from qemud.qapi.runtime.check import parse_type
-        from qemud.qapi.runtime.keyval import parse_keyval_type
-        from qemud.qapi.runtime.qemuopts import parse
-        from qemud.qom.userobjects import add_object
+        from qemud.qom.userobjects import add_object, options_from_text
 
         with at("object", text):
             if text.startswith("{"):
                 options = parse_type("ObjectOptions", _json_object(text))
             else:
-                options = parse_keyval_type("ObjectOptions", parse(text, implied="qom-type"))
+                options = options_from_text(text, report)
         try:
             await add_object(self.tree, options)
         except QmpError as error:

@@ -20,9 +20,14 @@ from qemud.qom.properties import Provenance
 from qemud.qom.types import types
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import msgspec
 
     from qemud.qom.tree import Tree
+
+
+_LONGEST_RANGE = 65536
 
 
 class UserCreatable(Object):
@@ -68,6 +73,43 @@ async def add_object(tree: Tree, arguments: Any, creator: Provenance = Provenanc
         raise
     made.in_use = True
     return made
+
+
+def options_from_text(text: str, warn: Callable[[str], None]) -> Any:
+    """An instance of `ObjectOptions` from `-object TYPE,id=ID,KEY=VALUE…`; `warn` is told of words without a value.
+
+    A list takes several values, and ranges: `host-nodes=0-2,host-nodes=5`.  Raises GenericError in the words of QEMU's option
+    visitor.
+    """
+    from qemud.qapi.runtime.keyval import parse_keyval_type
+    from qemud.qapi.runtime.qemuopts import parse, split
+
+    values: dict[str, Any] = dict(parse(text, implied="qom-type", warn=warn))
+    given = {each.name: each for each in types.properties(values.get("qom-type", ""))}
+    for name, each in given.items():
+        if each.type.endswith("[]") and name in values:
+            parts = [part.partition("=") for part in split(text)]
+            values[name] = [
+                number for key, _, value in parts if key == name for number in _numbers(name, value)
+            ]
+    strange = [name for name in values if given and name not in given and name not in {"qom-type", "id"}]
+    known = {name: value for name, value in values.items() if name not in strange}
+    options = parse_keyval_type("ObjectOptions", known)
+    if strange:
+        raise GenericError(f"Invalid parameter '{strange[0]}'")
+    return options
+
+
+def _numbers(name: str, text: str) -> list[str]:
+    """The numbers of `N` or `N-M`."""
+    first, dash, last = text.partition("-")
+    if first.isdecimal() and not dash:
+        return [first]
+    if first.isdecimal() and last.isdecimal() and len(first) < 10 and len(last) < 10:
+        low, high = int(first), int(last)
+        if low <= high < low + _LONGEST_RANGE:
+            return [str(number) for number in range(low, high + 1)]
+    raise GenericError(f"Parameter '{name}' expects a uint64 value or range")
 
 
 def remove_object(tree: Tree, name: str) -> None:

@@ -15,7 +15,7 @@ from qemud.machine.backends import MemoryBackend, secret_of
 from qemud.qapi.runtime.check import parse_arguments, parse_type
 from qemud.qapi.runtime.errors import GenericError, QmpError
 from qemud.qom.properties import Provenance
-from qemud.qom.userobjects import add_object
+from qemud.qom.userobjects import add_object, options_from_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -352,3 +352,40 @@ def test_secrets(services: Services, tmp_path: Path) -> None:
     os.mkfifo(pipe)
     assert "not a regular file" in refusal(services, qom_type="secret", id="p", file=str(pipe))
     delete(services, "m")
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        ("host-nodes=3", [3]),
+        ("host-nodes=0-2,host-nodes=5", [0, 1, 2, 5]),
+        ("host-nodes=70000", "Parameter 'null' expects uint16_t"),
+        ("host-nodes=3-1", "Parameter 'host-nodes' expects a uint64 value or range"),
+        ("host-nodes=0-99999999", "Parameter 'host-nodes' expects a uint64 value or range"),
+        ("host-nodes=0-x", "Parameter 'host-nodes' expects a uint64 value or range"),
+        ("host-nodes=-1", "Parameter 'host-nodes' expects a uint64 value or range"),
+        ("host-nodes=\u00b2", "Parameter 'host-nodes' expects a uint64 value or range"),
+        ("host-nodes=", "Parameter 'host-nodes' expects a uint64 value or range"),
+        ("host-nodes.0=1", "Invalid parameter 'host-nodes.0'"),
+        ("foo=1,share=x", "Parameter 'share' expects 'on' or 'off'"),
+        ("foo=1,share=on", "Invalid parameter 'foo'"),
+        ("size=x", "Parameter 'size' expects a size value"),
+        ("qom-type=nope", "Parameter 'qom-type' does not accept value 'nope'"),
+    ],
+)
+def test_the_command_lines_syntax(text: str, result: list[int] | str) -> None:
+    whole = f"memory-backend-ram,id=m,size=1M,{text}"
+    if isinstance(result, str):
+        with pytest.raises(GenericError) as caught:
+            options_from_text(whole, lambda warning: None)
+        assert str(caught.value) == result
+    else:
+        options = options_from_text(whole, lambda warning: None)
+        assert (options.size, options.host_nodes) == (1 << 20, result)
+
+
+def test_short_forms_are_warned_of() -> None:
+    warnings: list[str] = []
+    options = options_from_text("memory-backend-ram,id=m,size=1M,share", warnings.append)
+    assert options.share is True
+    assert "short-form boolean option 'share' deprecated" in warnings[0]
