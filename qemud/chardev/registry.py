@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from qemud.qapi.runtime.errors import GenericError
@@ -43,10 +42,15 @@ def _ignore(_: object) -> None:
 
 async def _drain(chardevs: list[Chardev]) -> None:
     """Let pending output leave, for a short while."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(DRAIN_TIMEOUT):
-            for chardev in chardevs:
-                await chardev.drain()
+    drains = [asyncio.ensure_future(chardev.drain()) for chardev in chardevs]
+    if not drains:
+        return
+    # Not asyncio.timeout, which needs a task: a QMP handler has none before it first waits.
+    done, late = await asyncio.wait(drains, timeout=DRAIN_TIMEOUT)
+    for drain in late:
+        drain.cancel()
+    for drain in done:
+        drain.result()
 
 
 class Chardevs:

@@ -302,9 +302,9 @@ class Chardev:
         self.stop_input()
         if self.is_open:
             port.notify(ChardevEvent.CLOSED)
-        port.wake()
         port.chardev = successor
         successor._port = port
+        port.drained()
         successor.port_started(port)
 
     def focus(self, port: Port) -> None:

@@ -182,6 +182,9 @@ class Mailboxes:
     def wait(self, timeout: float | None = None) -> None:
         """Sleep until there is mail, somebody rings, or `timeout` seconds have passed; may return early."""
         self._waiting = True
+        # Mail that came while `drain` counted has been read, but its kick has not been: without this, the next one would
+        # not ring.
+        self._notified = False
         try:
             if not self._inbox:
                 if timeout is None:
