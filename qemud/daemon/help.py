@@ -1,4 +1,4 @@
-"""What the command tells about itself: `-help`, and the lists that `-machine help`, `-cpu help` and `-d help` ask for.
+"""What the command tells about itself: `-help`, and the lists that `-machine help`, `-device help` and their like ask for.
 
 All of it is the schema's: names, parameters and descriptions are read from the generated table of properties, which is
 imported only here, when somebody asks.
@@ -54,6 +54,18 @@ def list_asked(line: CommandLine) -> str | None:
         return "Accelerators supported in QEMU binary:\ntcg\n"
     if line.d in {"help", "?"}:
         return log_item_list()
+    return _of_types(line)
+
+
+def _of_types(line: CommandLine) -> str | None:
+    from qemud.qom.help import device_help, object_help
+
+    for text in line.object or ():
+        if (asked := object_help(text)) is not None:
+            return asked
+    for text in line.device or ():
+        if (asked := device_help(text)) is not None:
+            return asked
     return None
 
 

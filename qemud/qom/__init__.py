@@ -18,6 +18,8 @@ declared a second time in Python.  What is not in a struct is a plain attribute 
     state.py       saving a tree by value and loading it
     machine.py     Machine: what all boards are
     creation.py    device_add and device_del
+    help.py        what `-device help` prints
+    bindings.py    the check that lists, classes and schema agree
     userobjects.py object-add and object-del
     commands.py    the handlers of the QMP commands
 """

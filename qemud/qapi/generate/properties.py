@@ -6,6 +6,7 @@ question about a type's properties costs no class.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from qemud.qapi.model import ArrayType, Member, ObjectType, SchemaType
@@ -13,6 +14,10 @@ from qemud.qapi.model import ArrayType, Member, ObjectType, SchemaType
 if TYPE_CHECKING:
     from qemud.qapi.generate.layout import Layout
     from qemud.qapi.generate.writer import Output
+
+
+_REFERENCE = re.compile(r"@([A-Za-z][\w-]*)")
+"""A member's name in documentation; people read it without the mark."""
 
 
 def generate(layout: Layout, output: Output) -> None:
@@ -52,6 +57,6 @@ def _description(entity: ObjectType, name: str) -> str:
     owner: ObjectType | None = entity
     while owner is not None:
         if owner.doc is not None and owner.doc.members.get(name):
-            return " ".join(owner.doc.members[name].split())
+            return _REFERENCE.sub(r"\1", " ".join(owner.doc.members[name].split()))
         owner = owner.base
     return ""

@@ -1,0 +1,91 @@
+"""What `-device help`, `-device TYPE,help`, `-object help` and `-object TYPE,help` print: the schema's words on types.
+
+    device_help("loader,help")    lines such as "  addr=<uint64>          - where in physical memory… (default: 0)"
+    device_help("loader,addr=0")  None: nobody asked for help
+
+The shape is QEMU's, so that scripts which read it can read ours.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from qemud.qapi.runtime.errors import DeviceNotFound, GenericError
+from qemud.qapi.runtime.qemuopts import split
+from qemud.qom.types import types
+
+if TYPE_CHECKING:
+    from qemud.qom.properties import Property
+
+_WORDS = frozenset(("help", "?"))
+_COLUMN = 24
+
+
+def device_help(text: str) -> str | None:
+    """What `-device text` should print, if it asks for help.  Raises DeviceNotFound or GenericError for no type of device."""
+    typename, wanted = _asked(text, "driver")
+    if typename in _WORDS:
+        lines = []
+        for entry in sorted(types, key=lambda entry: entry.name):
+            if entry.user_creatable and not entry.abstract:
+                bus = getattr(types.find(entry.name), "bus_type", None)
+                lines.append(f'name "{entry.name}"' + (f", bus {bus}" if bus else ""))
+        return "\n".join(["Devices:", *lines]) + "\n"
+    if not wanted:
+        return None
+    asked = types.entry(typename)
+    if asked is None:
+        raise DeviceNotFound(f"Device '{typename}' not found")
+    if asked.abstract or not types.is_a(typename, "device"):
+        raise GenericError("Parameter 'typename' expects a non-abstract device type")
+    return _options(typename)
+
+
+def object_help(text: str) -> str | None:
+    """What `-object text` should print, if it asks for help.  Raises GenericError for no type that users can make."""
+    typename, wanted = _asked(text, "qom-type")
+    creatable = sorted(
+        entry.name
+        for entry in types
+        if entry.location and not entry.abstract and types.is_a(entry.name, "user-creatable")
+    )
+    if typename in _WORDS:
+        return "\n".join(["List of user creatable objects:", *(f"  {name}" for name in creatable)]) + "\n"
+    if not wanted:
+        return None
+    if typename not in creatable:
+        raise GenericError(f"Parameter 'qom-type' does not accept value '{typename}'")
+    return _options(typename)
+
+
+def _asked(text: str, implied: str) -> tuple[str, bool]:
+    """The type in the text of an option, and whether one of the other words in it asks for help."""
+    if text.startswith("{"):
+        return "", False
+    first, *rest = split(text) or [""]
+    return first.removeprefix(f"{implied}="), any(part in _WORDS for part in rest)
+
+
+def _options(typename: str) -> str:
+    lines = sorted(_line(typename, given) for given in types.properties(typename) if given.writable)
+    if not lines:
+        return f"There are no options for {typename}.\n"
+    return "\n".join([f"{typename} options:", *lines]) + "\n"
+
+
+def _line(typename: str, given: Property) -> str:
+    line = f"  {given.name}=<{given.qom_type(device=types.is_a(typename, 'device'))}>"
+    shown = given.has_default and given.default is not None
+    if given.description or shown:
+        line = f"{line:<{_COLUMN}} - {given.description}"
+    if shown:
+        match given.default:
+            case bool():
+                value = "on" if given.default else "off"
+            case str():
+                value = given.default
+            case _:
+                value = json.dumps(given.default)
+        line += f" (default: {value})"
+    return line
