@@ -19,6 +19,10 @@ class Label(str):
     __slots__ = ()
 
 
+class Align(int):
+    """Compressed no-operations up to a multiple of this."""
+
+
 class Jump:
     """A branch or jump to a label; `encode(offset)` gives the word."""
 
@@ -38,16 +42,27 @@ def _flat(items):
             yield item
 
 
+def _size(item):
+    if isinstance(item, Label):
+        return 0
+    if isinstance(item, bytes):
+        return len(item)
+    return 2 if isinstance(item, Half) else 4
+
+
 def program(*items):
-    flat = list(_flat(items))
+    flat, size = [], 0
+    for item in _flat(items):
+        parts = [item]
+        if isinstance(item, Align):
+            parts = [C_NOP] * (-size % item // 2)
+        flat += parts
+        size += sum(_size(part) for part in parts)
     places, at = {}, 0
     for item in flat:
         if isinstance(item, Label):
             places[str(item)] = at
-        elif isinstance(item, bytes):
-            at += len(item)
-        else:
-            at += 2 if isinstance(item, Half) else 4
+        at += _size(item)
     out = bytearray()
     for item in flat:
         if isinstance(item, Label):

@@ -58,7 +58,7 @@ typedef struct Core {
 
     /* The engine: handles, fields and functions, by address. */
     void *uc, *cs, *env;
-    uint32_t *interrupt_request;
+    uint32_t *interrupt_request, *next_block;
     uint16_t *icount_high;
     int32_t *exception_index;
     uintptr_t *mem_io_pc;
@@ -87,6 +87,7 @@ typedef struct Core {
     int leaving;   /* stop at the next block boundary */
     int ecalls;    /* ecalls of S-mode go to the handler */
     int walk_fault;
+    int in_device; /* a device's callback is being called: the guest is in the middle of a block */
 
     /* The watchdog, under `lock`. */
     pthread_t watchdog;
@@ -253,6 +254,12 @@ static void hook_exception(void *uc, uint32_t number, void *user)
             number = LOAD_FAULT;
         else if (number == STORE_PAGE_FAULT)
             number = STORE_FAULT;
+    }
+    if ((number == FETCH_FAULT || number == FETCH_PAGE_FAULT) && *core->badaddr - *core->pc > 2) {
+        /* The translator failed at a later instruction of the block, of which nothing has run.  Run one instruction and
+         * look again. */
+        *core->next_block = 1;
+        return;
     }
     *core->exception_index = (int32_t)number;
     core->do_interrupt(core->cs);
@@ -423,6 +430,7 @@ static uint64_t load(Core *core, uint64_t address, unsigned size)
     PyGILState_STATE gil = PyGILState_Ensure();
     bool fault = false;
     uint64_t value = 0;
+    core->in_device++;
     PyObject *result = PyObject_CallFunction(r->read, "KI", (unsigned long long)(address - r->base), size);
     if (result) {
         value = PyLong_AsUnsignedLongLongMask(result);
@@ -432,6 +440,7 @@ static uint64_t load(Core *core, uint64_t address, unsigned size)
     } else {
         fault = is_fault(core);
     }
+    core->in_device--;
     PyGILState_Release(gil);
     if (fault)
         raise_fault(core, address, host_pc, false);
@@ -447,12 +456,14 @@ static void store(Core *core, uint64_t address, unsigned size, uint64_t value)
         raise_fault(core, address, host_pc, true);
     PyGILState_STATE gil = PyGILState_Ensure();
     bool fault = false;
+    core->in_device++;
     PyObject *result =
         PyObject_CallFunction(r->write, "KKI", (unsigned long long)(address - r->base), (unsigned long long)value, size);
     if (result)
         Py_DECREF(result);
     else
         fault = is_fault(core);
+    core->in_device--;
     PyGILState_Release(gil);
     if (fault)
         raise_fault(core, address, host_pc, true);
@@ -485,7 +496,7 @@ static const struct {
     const char *name;
     size_t offset;
 } addresses[] = {
-    ADDRESS(uc), ADDRESS(cs), ADDRESS(env), ADDRESS(interrupt_request), ADDRESS(icount_high), ADDRESS(exception_index),
+    ADDRESS(uc), ADDRESS(cs), ADDRESS(env), ADDRESS(interrupt_request), ADDRESS(next_block), ADDRESS(icount_high), ADDRESS(exception_index),
     ADDRESS(mem_io_pc), ADDRESS(pc), ADDRESS(badaddr), ADDRESS(priv), ADDRESS(mip), ADDRESS(gpr), ADDRESS(emu_start),
     ADDRESS(emu_stop), ADDRESS(do_interrupt), ADDRESS(exec_interrupt), ADDRESS(raise_exception), ADDRESS(restore_state),
     ADDRESS(loop_exit), ADDRESS(update_mip), ADDRESS(code_at),
@@ -646,6 +657,11 @@ static PyObject *core_set_interrupts(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *core_in_device(PyObject *self, PyObject *unused)
+{
+    return PyBool_FromLong(((Core *)self)->in_device);
+}
+
 static PyObject *core_translate(PyObject *self, PyObject *argument)
 {
     Core *core = (Core *)self;
@@ -753,6 +769,7 @@ static PyMethodDef core_methods[] = {
     {"kick", core_kick, METH_NOARGS, "kick(): call handler.attention() at the next block boundary; any thread."},
     {"leave", core_leave, METH_NOARGS, "leave(): let run() return at the next block boundary."},
     {"set_interrupts", core_set_interrupts, METH_VARARGS, "set_interrupts(mask, value): change bits of mip."},
+    {"in_device", core_in_device, METH_NOARGS, "in_device(): whether a device's callback is being called."},
     {"translate", core_translate, METH_O, "translate(address): the physical address, or None."},
     {"set_clock", core_set_clock, METH_VARARGS, "set_clock(offset, frozen): guest ns = host ns + offset, or frozen if >= 0."},
     {"set_deadline", core_set_deadline, METH_O, "set_deadline(ns): kick at that host time; negative for never."},

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 UC_CPU = 440
 UC_NO_EXIT_REQUEST = 2034
+CPU_CFLAGS_NEXT_TB = 24
 CPU_INTERRUPT_REQUEST = 28
 CPU_ENV_PTR = 296
 CPU_ICOUNT_DECR_PTR = 304
@@ -88,6 +89,7 @@ class Fields:
         "icount_high",
         "interrupt_request",
         "mem_io_pc",
+        "next_block",
         "uc",
     )
 
@@ -96,6 +98,8 @@ class Fields:
     env: int
     interrupt_request: int
     icount_high: int
+    next_block: int
+    """Flags of the next block only: its most number of instructions, or all ones for none."""
     mem_io_pc: int
     halted: int
     exception_index: int
@@ -165,7 +169,8 @@ def _find(lib: Library, uc: int, memory: _Memory) -> Fields:
         raise _wrong("block counter")
     fields.icount_high = icount + 2
     fields.interrupt_request = cs + CPU_INTERRUPT_REQUEST
-    if memory.u32(fields.interrupt_request) != 0:
+    fields.next_block = cs + CPU_CFLAGS_NEXT_TB
+    if memory.u32(fields.interrupt_request) != 0 or memory.u32(fields.next_block) != 0xFFFF_FFFF:
         raise _wrong("interrupt request")
 
     fields.mem_io_pc = cs + CPU_MEM_IO_PC

@@ -94,7 +94,16 @@ class Core(Protocol):
 def addresses(lib: Library, fields: Fields) -> dict[str, int]:
     """All that a core has to know of its engine."""
     found = {name: lib.address(function) for name, function in FUNCTIONS.items()}
-    for name in ("uc", "cs", "env", "interrupt_request", "icount_high", "exception_index", "mem_io_pc"):
+    for name in (
+        "uc",
+        "cs",
+        "env",
+        "interrupt_request",
+        "next_block",
+        "icount_high",
+        "exception_index",
+        "mem_io_pc",
+    ):
         found[name] = getattr(fields, name)
     for name in ("pc", "badaddr", "priv", "mip"):
         found[name] = fields.register(name)

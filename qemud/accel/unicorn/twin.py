@@ -23,7 +23,7 @@ LACKS = (
     "and every trap costs some microseconds"
 )
 
-FETCH_FAULT, BREAKPOINT, LOAD_FAULT, STORE_FAULT, ECALL = 1, 3, 5, 7, 8
+FETCH_FAULT, BREAKPOINT, LOAD_FAULT, STORE_FAULT, ECALL, FETCH_PAGE_FAULT = 1, 3, 5, 7, 8, 12
 NO_ACCESS = 1
 TICK = 0.002
 RETRY = 0.0002
@@ -66,6 +66,7 @@ class Core:
         self._cs = addresses["cs"]
         self._env = addresses["env"]
         self._interrupt_request = ctypes.c_uint32.from_address(addresses["interrupt_request"])
+        self._next_block = ctypes.c_uint32.from_address(addresses["next_block"])
         self._icount_high = ctypes.c_uint16.from_address(addresses["icount_high"])
         self._exception_index = ctypes.c_int32.from_address(addresses["exception_index"])
         self._mem_io_pc = ctypes.c_uint64.from_address(addresses["mem_io_pc"])
@@ -82,6 +83,7 @@ class Core:
         self._registers: list[tuple[int, int, Callable[..., int], Callable[..., None]]] = []
         self._ends: list[int] = []
         self._deadline = -1
+        self._in_device = 0
         self._in_guest = False
         self._closing = False
         self._callbacks: dict[str, Any] = {
@@ -134,6 +136,10 @@ class Core:
         self._lib.quick.riscv_cpu_update_mip_riscv64(self._cs, mask, value)
         if value or self._attention or self._leaving:
             self._interrupt_soon()
+
+    def in_device(self) -> bool:
+        """Whether a device's callback is being called."""
+        return self._in_device > 0
 
     def translate(self, address: int) -> int | None:
         """The physical address, or None."""
@@ -219,6 +225,9 @@ class Core:
             self._handler.failed(error)
             return
         self._pc.value -= 4
+        if number in {FETCH_FAULT, FETCH_PAGE_FAULT} and self._badaddr.value - self._pc.value > 2:
+            self._next_block.value = 1
+            return
         self._exception_index.value = number
         self._lib.quick.riscv_cpu_do_interrupt_riscv64(self._cs)
 
@@ -259,6 +268,7 @@ class Core:
         self._mem_io_pc.value = NO_ACCESS
         if host_pc == NO_ACCESS:
             return 0
+        self._in_device += 1
         try:
             found = self._find(address, size) if host_pc else None
             if found is not None:
@@ -268,11 +278,14 @@ class Core:
             self._note_fault(LOAD_FAULT, address, host_pc)
         except Exception as error:  # noqa: BLE001 - nothing may pass through the engine
             self._handler.failed(error)
+        finally:
+            self._in_device -= 1
         return 0
 
     def _store(self, address: int, size: int, value: int) -> None:
         host_pc = self._mem_io_pc.value
         self._mem_io_pc.value = NO_ACCESS
+        self._in_device += 1
         try:
             found = self._find(address, size)
             if found is not None:
@@ -283,6 +296,8 @@ class Core:
             self._note_fault(STORE_FAULT, address, host_pc)
         except Exception as error:  # noqa: BLE001 - nothing may pass through the engine
             self._handler.failed(error)
+        finally:
+            self._in_device -= 1
 
     # The watchdog: kicks when a timer is due, and again when a kick was lost.
 
