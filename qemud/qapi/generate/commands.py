@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qemud.qapi.generate.layout import Imports, Layout, condition_data
-from qemud.qapi.generate.writer import COMMAND, Output, docstring, quoted
+from qemud.qapi.generate.writer import COMMAND, Output, docstring, expression, quoted
 from qemud.qapi.model import AlternateType, Command, EnumType, Module, ObjectType
 from qemud.qapi.names import camel_case, module_name, python_name
 from qemud.qapi.runtime.table import CommandInfo
@@ -130,16 +130,9 @@ def _table(layout: Layout, output: Output) -> None:
     schema = layout.schema
     lines = ["from __future__ import annotations", "", "from qemud.qapi.runtime.table import CommandInfo", ""]
     lines.append("COMMANDS: dict[str, CommandInfo] = {")
-    for command in schema.commands():
-        info = command_info(command)
-        defaults = CommandInfo._field_defaults
-        parts = [quoted(info.name), quoted(info.module), quoted(info.method)]
-        parts += [
-            f"{name}={value!r}"
-            for name, value in info._asdict().items()
-            if name in defaults and value != defaults[name]
-        ]
-        lines.append(f"    {quoted(command.name)}: CommandInfo({', '.join(parts)}),")
+    lines += [
+        f"    {quoted(command.name)}: {expression(command_info(command))}," for command in schema.commands()
+    ]
     lines += ["}", '"""Every command by name."""', "", "ARGUMENTS: dict[str, str] = {"]
     lines += [
         f"    {quoted(command.name)}: {quoted(command.arguments.name)},"

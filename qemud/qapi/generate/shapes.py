@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qemud.qapi.generate.layout import Layout, admits_null, condition_data, is_empty
-from qemud.qapi.generate.writer import quoted
+from qemud.qapi.generate.writer import expression, quoted
 from qemud.qapi.model import AlternateType, ArrayType, BuiltinType, EnumType, Member, ObjectType, SchemaType
 from qemud.qapi.names import class_name, module_name, python_name
 from qemud.qapi.runtime.shapes import (
@@ -53,7 +53,7 @@ def generate(layout: Layout, output: Output) -> None:
         )
         imports = f"from qemud.qapi.runtime.shapes import {', '.join(kinds)}"
         body = ["from __future__ import annotations", "", imports, "", "SHAPES: dict[str, Shape] = {"]
-        body += [f"    {quoted(name)}: {_expression(shape)}," for name, shape in sorted(shapes.items())]
+        body += [f"    {quoted(name)}: {expression(shape)}," for name, shape in sorted(shapes.items())]
         output.python(
             f"shapes/{module_name(module.name)}.py",
             module.path,
@@ -97,12 +97,12 @@ def _shape(layout: Layout, entity: EnumType | ObjectType | AlternateType) -> Any
                 qtype(member.type): Alternative(type_reference(member.type), condition_data(member.condition))
                 for member in entity.alternatives
             }
-            return AlternateShape(entity.name, alternatives, layout.fast(entity))
+            return AlternateShape(entity.name, alternatives, fast=layout.fast(entity))
         case ObjectType():
             members = tuple(_member(member) for member in entity.members)
             fast = layout.fast(entity)
             if entity.variants is None:
-                return ObjectShape("" if entity.implicit else name, members, None, fast)
+                return ObjectShape("" if entity.implicit else name, members, None, fast=fast)
             leaves = layout.leaf_names(entity)
             branches = {
                 branch.name: (
@@ -112,7 +112,7 @@ def _shape(layout: Layout, entity: EnumType | ObjectType | AlternateType) -> Any
                 )
                 for branch in entity.variants.branches
             }
-            return ObjectShape(name, members, VariantShape(entity.variants.tag.name, branches), fast)
+            return ObjectShape(name, members, VariantShape(entity.variants.tag.name, branches), fast=fast)
 
 
 def _member(member: Member) -> MemberShape:
@@ -120,11 +120,14 @@ def _member(member: Member) -> MemberShape:
     reference = type_reference(member.type)
     name = python_name(member.name)
     if member.has_default:
-        return MemberShape(member.name, name, reference, Presence.DEFAULT, condition, member.default)
-    if not member.optional:
-        return MemberShape(member.name, name, reference, Presence.REQUIRED, condition)
-    presence = Presence.UNSET if admits_null(member.type) else Presence.NONE
-    return MemberShape(member.name, name, reference, presence, condition)
+        presence = Presence.DEFAULT
+    elif not member.optional:
+        presence = Presence.REQUIRED
+    else:
+        presence = Presence.UNSET if admits_null(member.type) else Presence.NONE
+    return MemberShape(
+        member.name, name, reference, presence=presence, condition=condition, default=member.default
+    )
 
 
 def _nested_rows(shapes: Any) -> set[str]:
@@ -138,22 +141,3 @@ def _nested_rows(shapes: Any) -> set[str]:
             if shape.variants is not None:
                 names.add("VariantShape")
     return names
-
-
-def _expression(value: Any) -> str:
-    """A row as an expression; trailing defaults are left out."""
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        fields = list(value)
-        defaults = value._field_defaults  # type: ignore[attr-defined]
-        names = list(value._fields)
-        while names and names[-1] in defaults and fields[-1] == defaults[names[-1]]:
-            names.pop()
-            fields.pop()
-        return f"{type(value).__name__}({', '.join(map(_expression, fields))})"
-    if isinstance(value, tuple):
-        return f"({', '.join(map(_expression, value))}{',' if len(value) == 1 else ''})"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{quoted(key)}: {_expression(item)}' for key, item in value.items())}}}"
-    if isinstance(value, str):
-        return quoted(value)
-    return repr(int(value)) if isinstance(value, int) and not isinstance(value, bool) else repr(value)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from qemud.qapi.runtime.table import Row
 
 if TYPE_CHECKING:
     from qemud.qapi.model import Doc
@@ -69,6 +72,28 @@ class Output:
 def quoted(text: str) -> str:
     """A string literal, in double quotes as the formatter has them."""
     return json.dumps(text, ensure_ascii=False)
+
+
+def expression(value: Any) -> str:
+    """A row of a table, or what may be in one, as an expression; what has its default is left out."""
+    match value:
+        case Row():
+            arguments = []
+            for name, parameter in inspect.signature(type(value)).parameters.items():
+                item = getattr(value, name)
+                if parameter.default is inspect.Parameter.empty:
+                    arguments.append(expression(item))
+                elif item != parameter.default:
+                    arguments.append(f"{name}={expression(item)}")
+            return f"{type(value).__name__}({', '.join(arguments)})"
+        case tuple():
+            return f"({', '.join(map(expression, value))}{',' if len(value) == 1 else ''})"
+        case dict():
+            return f"{{{', '.join(f'{quoted(key)}: {expression(item)}' for key, item in value.items())}}}"
+        case str():
+            return quoted(value)
+        case _:
+            return repr(value)
 
 
 def docstring(doc: Doc | None, indent: str, fallback: str) -> list[str]:

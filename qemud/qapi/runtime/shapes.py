@@ -6,7 +6,9 @@ referred to by name, an array as `[NAME]`, and the empty object type as `q_empty
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from qemud.qapi.runtime.table import Row
 
 if TYPE_CHECKING:
     from qemud.qapi.runtime.table import ConditionData
@@ -66,57 +68,98 @@ class Presence:
     """The member's default."""
 
 
-class MemberShape(NamedTuple):
-    """A member of an object type."""
+class MemberShape(Row):
+    """A member of an object type.
 
-    wire: str
-    name: str
-    type: str
-    presence: int = Presence.REQUIRED
-    condition: ConditionData = None
-    default: Any = None
-    """As it would stand on the wire."""
+    `wire` and `name` are its names in JSON and in Python, `type` a reference; `presence` is one of `Presence`;
+    `default` is as it would stand on the wire.
+    """
 
+    __slots__ = ("condition", "default", "name", "presence", "type", "wire")
 
-class VariantShape(NamedTuple):
-    """The branches of a union."""
-
-    tag: str
-    branches: dict[str, tuple[str, Any, ConditionData]]
-    """Tag value to (type, leaf, condition); the leaf is a class's name, or for a union in a union the same again
-    by the inner tag's value."""
-
-
-class ObjectShape(NamedTuple):
-    """A struct, a union, or a command's arguments (which have no class)."""
-
-    class_name: str
-    members: tuple[MemberShape, ...] = ()
-    variants: VariantShape | None = None
-    fast: bool = False
-    """Whether msgspec accepts no more than the exact check does."""
+    def __init__(
+        self,
+        wire: str,
+        name: str,
+        type: str,  # noqa: A002 - what the schema calls it
+        *,
+        presence: int = Presence.REQUIRED,
+        condition: ConditionData = None,
+        default: Any = None,
+    ) -> None:
+        self.wire = wire
+        self.name = name
+        self.type = type
+        self.presence = presence
+        self.condition = condition
+        self.default = default
 
 
-class EnumShape(NamedTuple):
+class VariantShape(Row):
+    """The branches of a union.
+
+    `branches` maps each value of the tag to (type, leaf, condition); the leaf is a class's name, or for a union in a
+    union the same again by the inner tag's value.
+    """
+
+    __slots__ = ("branches", "tag")
+
+    def __init__(self, tag: str, branches: dict[str, tuple[str, Any, ConditionData]]) -> None:
+        self.tag = tag
+        self.branches = branches
+
+
+class ObjectShape(Row):
+    """A struct, a union, or a command's arguments (which have no class).
+
+    `fast` says that msgspec accepts no more than the exact check does.
+    """
+
+    __slots__ = ("class_name", "fast", "members", "variants")
+
+    def __init__(
+        self,
+        class_name: str,
+        members: tuple[MemberShape, ...] = (),
+        variants: VariantShape | None = None,
+        *,
+        fast: bool = False,
+    ) -> None:
+        self.class_name = class_name
+        self.members = members
+        self.variants = variants
+        self.fast = fast
+
+
+class EnumShape(Row):
     """An enumeration: its class, and the values that are conditional."""
 
-    class_name: str
-    conditions: dict[str, ConditionData]
+    __slots__ = ("class_name", "conditions")
+
+    def __init__(self, class_name: str, conditions: dict[str, ConditionData]) -> None:
+        self.class_name = class_name
+        self.conditions = conditions
 
 
-class Alternative(NamedTuple):
+class Alternative(Row):
     """One choice of an alternate."""
 
-    type: str
-    condition: ConditionData = None
+    __slots__ = ("condition", "type")
+
+    def __init__(self, type: str, condition: ConditionData = None) -> None:  # noqa: A002 - what the schema calls it
+        self.type = type
+        self.condition = condition
 
 
-class AlternateShape(NamedTuple):
-    """An alternate: by kind of JSON value (`str`, `num`, `bool`, `null`, `list`, `dict`)."""
+class AlternateShape(Row):
+    """An alternate: its choices by the kind of JSON value (`str`, `num`, `bool`, `null`, `list`, `dict`)."""
 
-    type_name: str
-    alternatives: dict[str, Alternative]
-    fast: bool = False
+    __slots__ = ("alternatives", "fast", "type_name")
+
+    def __init__(self, type_name: str, alternatives: dict[str, Alternative], *, fast: bool = False) -> None:
+        self.type_name = type_name
+        self.alternatives = alternatives
+        self.fast = fast
 
 
 Shape: TypeAlias = ObjectShape | EnumShape | AlternateShape

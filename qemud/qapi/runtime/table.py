@@ -6,38 +6,94 @@ and types are imported when a command first runs.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 # None is "always"; a name holds when it is defined; tuples are ("all", …), ("any", …) and ("not", one).
 ConditionData: TypeAlias = str | tuple[Any, ...] | None
 
 
-class CommandInfo(NamedTuple):
-    """What the dispatcher knows of a command before it imports anything."""
+class Row:
+    """A row of a generated table: plain attributes.
 
-    name: str
-    """The name on the wire."""
-    module: str
-    """The schema module, the key of the handler registry."""
-    method: str
-    """The handler's method."""
-    boxed: bool = False
-    """Whether the handler takes one struct instead of keyword arguments."""
-    success_response: bool = True
-    """Whether success is answered at all."""
-    allow_oob: bool = False
-    """Whether `exec-oob` may run it."""
-    allow_preconfig: bool = False
-    """Whether it may run before the machine is made."""
-    job: bool = False
-    """Whether it starts a job."""
-    deprecated: bool = False
-    unstable: bool = False
-    has_arguments: bool = False
-    gen: bool = True
-    """False: the handler gets the arguments unchecked, as a dict, and returns ready bytes (`msgspec.Raw`)."""
-    condition: ConditionData = None
-    """What must be defined for the target at hand; see `holds`."""
+    Rows are not named tuples, because defining one of those costs a start-up more than all the rest of this module.
+    """
+
+    __slots__: tuple[str, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and all(
+            getattr(self, name) == getattr(other, name) for name in self.__slots__
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # rows hold dicts
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
+
+
+class CommandInfo(Row):
+    """What the dispatcher knows of a command before it imports anything.
+
+    `name` is the name on the wire, `module` the schema module (the key of the handler registry), `method` the handler's
+    method.
+
+    - `boxed`: the handler takes one struct instead of keyword arguments.
+    - `success_response`: success is answered at all.
+    - `allow_oob`: `exec-oob` may run it.
+    - `allow_preconfig`: it may run before the machine is made.
+    - `job`: it starts a job.
+    - `deprecated`, `unstable`: it has the feature.
+    - `has_arguments`: it takes any.
+    - `gen`: False when the handler gets the arguments unchecked, as a dict, and returns ready bytes (`msgspec.Raw`).
+    - `condition`: what must be defined for the target at hand; see `holds`.
+    """
+
+    __slots__ = (
+        "allow_oob",
+        "allow_preconfig",
+        "boxed",
+        "condition",
+        "deprecated",
+        "gen",
+        "has_arguments",
+        "job",
+        "method",
+        "module",
+        "name",
+        "success_response",
+        "unstable",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        method: str,
+        *,
+        boxed: bool = False,
+        success_response: bool = True,
+        allow_oob: bool = False,
+        allow_preconfig: bool = False,
+        job: bool = False,
+        deprecated: bool = False,
+        unstable: bool = False,
+        has_arguments: bool = False,
+        gen: bool = True,
+        condition: ConditionData = None,
+    ) -> None:
+        self.name = name
+        self.module = module
+        self.method = method
+        self.boxed = boxed
+        self.success_response = success_response
+        self.allow_oob = allow_oob
+        self.allow_preconfig = allow_preconfig
+        self.job = job
+        self.deprecated = deprecated
+        self.unstable = unstable
+        self.has_arguments = has_arguments
+        self.gen = gen
+        self.condition = condition
 
 
 def holds(condition: ConditionData, defined: frozenset[str]) -> bool:
