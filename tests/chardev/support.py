@@ -37,11 +37,12 @@ def run_on(loop: str, coroutine: Coroutine[Any, Any, None]) -> None:
 class User:
     """A user of a chardev that keeps what it is told."""
 
-    def __init__(self, chardev: Chardev, *, credit: int = UNLIMITED, can_change: bool = False) -> None:
+    def __init__(self, chardev: Chardev | None, *, credit: int = UNLIMITED, can_change: bool = False) -> None:
         self.received = bytearray()
         self.events: list[ChardevEvent] = []
         self.drains = 0
         self._changed = asyncio.Event()
+        assert chardev is not None
         self.port = chardev.attach()
         self.port.start(self._receive, self._event, self._drained, credit=credit, can_change=can_change)
 
@@ -63,6 +64,11 @@ class User:
         while not condition():
             self._changed.clear()
             await self._changed.wait()
+
+    async def until_received(self, size: int) -> None:
+        """Wait until there are exactly so many bytes."""
+        await self.until(lambda: len(self.received) >= size)
+        assert len(self.received) == size
 
     async def gets(self, data: bytes) -> None:
         """Wait for exactly these bytes, and forget them."""
@@ -117,7 +123,7 @@ class Peer:
     async def _ready(fd: int, watch: Any) -> None:
         loop = asyncio.get_running_loop()
         future = loop.create_future()
-        watch(fd, lambda: future.done() or future.set_result(None))
+        watch(fd, lambda: None if future.done() else future.set_result(None))
         await future
         loop.remove_reader(fd)
         loop.remove_writer(fd)

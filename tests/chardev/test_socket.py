@@ -70,7 +70,9 @@ def test_a_path_that_somebody_listens_on_is_left_alone(tmp_path: Path, full: boo
             alive.listen(0)
             if full:
                 waiting.connect(os.fspath(path))
-            with pytest.raises(GenericError, match=f"^Failed to bind socket to {path}: Address already in use$"):
+            with pytest.raises(
+                GenericError, match=rf"^Failed to bind socket to {path}: Address already in use$"
+            ):
                 await UnixServer(tmp_path).open()
             assert path.exists()
 
@@ -81,7 +83,7 @@ def test_a_file_is_not_taken_for_a_stale_socket(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("precious")
 
     async def main() -> None:
-        with pytest.raises(GenericError, match="Address already in use$"):
+        with pytest.raises(GenericError, match=r"Address already in use$"):
             await UnixServer(tmp_path).open()
 
     run_on("asyncio", main())
@@ -103,7 +105,7 @@ def test_a_path_that_another_has_taken_over_is_not_removed(tmp_path: Path) -> No
 def test_a_path_too_long_is_refused(tmp_path: Path) -> None:
     async def main() -> None:
         path = "/" + "x" * 107
-        with pytest.raises(GenericError, match=f"^UNIX socket path '{path}' is too long$"):
+        with pytest.raises(GenericError, match=rf"^UNIX socket path '{path}' is too long$"):
             await Chardevs().open_options(f"socket,id=c,path={path},server=on,wait=off")
 
     run_on("asyncio", main())
@@ -203,9 +205,15 @@ def test_a_listening_descriptor_is_served_and_never_removed(tmp_path: Path) -> N
     [
         ("fd=999999,server=on,wait=off", "File descriptor '999999' is not a socket"),
         ("fd=-1,server=on,wait=off", "File descriptor '-1' is not a socket"),
-        ("fd=99999999999999999999,server=on,wait=off", "File descriptor '99999999999999999999' is not a socket"),
+        (
+            "fd=99999999999999999999,server=on,wait=off",
+            "File descriptor '99999999999999999999' is not a socket",
+        ),
         ("fd=abc", "Unable to parse FD number abc"),
-        ("path=/nonexistent/s,server=on,wait=off", "Failed to bind socket to /nonexistent/s: No such file or directory"),
+        (
+            "path=/nonexistent/s,server=on,wait=off",
+            "Failed to bind socket to /nonexistent/s: No such file or directory",
+        ),
         ("path=/nonexistent/s", "Failed to connect to '/nonexistent/s': No such file or directory"),
         ("path=/s,wait=off", "'wait' option is incompatible with socket in client connect mode"),
         ("path=/s,reconnect=1,reconnect-ms=1", "'reconnect' and 'reconnect-ms' are mutually exclusive"),
@@ -249,7 +257,7 @@ def test_a_server_may_wait_for_its_client(tmp_path: Path, loop: str) -> None:
             await asyncio.sleep(0)
         assert told == [f"info: QEMU waiting for connection on: disconnected:unix:{tmp_path}/s,server=on"]
         assert chardevs.get("c") is None
-        with pytest.raises(GenericError, match="^Duplicate ID 'c' for chardev$"):
+        with pytest.raises(GenericError, match=r"^Duplicate ID 'c' for chardev$"):
             await chardevs.open_options("null,id=c")
         with connect(tmp_path / "s"):
             user = User(await opening)
@@ -322,7 +330,9 @@ def test_a_port_is_chosen_from_a_range() -> None:
                 await user.sees(OPENED)
                 here, there = sock.getpeername(), sock.getsockname()
                 assert chardev.filename == f"tcp:{here[0]}:{here[1]},server=on <-> {there[0]}:{there[1]}"
-            with pytest.raises(GenericError, match="^Failed to find an available port: Address already in use$"):
+            with pytest.raises(
+                GenericError, match=r"^Failed to find an available port: Address already in use$"
+            ):
                 await chardevs.open_options(f"socket,id=d,host=127.0.0.1,port={port},server=on,wait=off")
             await chardevs.close_all()
 
