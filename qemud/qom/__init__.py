@@ -12,6 +12,7 @@ declared a second time in Python.  What is not in a struct is a plain attribute 
 
     object.py      Object: properties with provenance, children, links
     properties.py  what a property is; type names as QEMU prints them
+    values.py      values of structs as JSON has them
     types.py       the registry of types: static data about all of them, classes imported when first needed
     tree.py        the composition tree: paths, aliases
     device.py      Device, Bus, SysBusDevice: realize, reset

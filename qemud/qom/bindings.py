@@ -15,8 +15,8 @@ from msgspec.structs import fields
 from qemud.qapi.runtime.check import type_class
 from qemud.qapi.runtime.fields import leaves
 from qemud.qom import properties
-from qemud.qom.object import plain
 from qemud.qom.types import Registry, TypeEntry, entry_of
+from qemud.qom.values import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

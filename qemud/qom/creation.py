@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qemud.qapi.runtime.errors import DeviceNotFound, GenericError
+from qemud.qapi.runtime.qemuopts import check_identifier
 from qemud.qom.device import Bus, Device, reset_tree
 from qemud.qom.machine import Machine
-from qemud.qom.names import check_id
 from qemud.qom.properties import Provenance
 from qemud.qom.tree import descend
 from qemud.qom.types import types
@@ -68,7 +68,7 @@ class DeviceMaker:
             name = None
         else:
             # QEMU lets QMP clients take ids that are no identifiers; one with a slash in it could never be named again.
-            check_id(name)
+            check_identifier(name)
             if name == "type" or name in board.peripheral.children:
                 raise GenericError(
                     f"Duplicate ID '{name}' for device"

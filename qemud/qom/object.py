@@ -14,12 +14,12 @@ Error texts are those of QEMU 10.0 (qom/object.c), which clients match on.
 
 from __future__ import annotations
 
-import enum
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from qemud.qapi.runtime.errors import DeviceNotFound, GenericError
 from qemud.qom.properties import DYNAMIC, Property, Provenance
 from qemud.qom.types import types
+from qemud.qom.values import attribute_of, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -481,29 +481,6 @@ def property_info(given: Property, *, device: bool) -> PropertyInfo:
         has_default=given.has_default and given.default is not None,
         default=given.default,
     )
-
-
-def attribute_of(struct: type[msgspec.Struct], name: str) -> str:
-    """The Python attribute of a struct's member of that wire name."""
-    found = _attributes.get(struct)
-    if found is None:
-        pairs = zip(struct.__struct_encode_fields__, struct.__struct_fields__, strict=True)
-        found = _attributes[struct] = dict(pairs)
-    return found[name]
-
-
-_attributes: dict[type[msgspec.Struct], dict[str, str]] = {}
-
-
-def plain(value: object) -> Any:
-    """A value of a struct as JSON has it: enumerations by name, structs as objects."""
-    if value is None or isinstance(value, bool | int | str | float):
-        return value
-    if isinstance(value, enum.Enum):
-        return value.value
-    from qemud.qapi.runtime.check import to_wire
-
-    return to_wire(value)
 
 
 types.bind(Object)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qemud.qapi.runtime.errors import GenericError
-from qemud.qom.names import check_id
+from qemud.qapi.runtime.qemuopts import check_identifier, parse, split
 from qemud.qom.object import Object
 from qemud.qom.properties import Provenance
 from qemud.qom.types import types
@@ -58,7 +58,7 @@ async def add_object(tree: Tree, arguments: Any, creator: Provenance = Provenanc
     Raises GenericError (or DeviceNotFound, for an object that it names) and leaves nothing behind when anything is wrong.
     """
     name = arguments.id
-    check_id(name)
+    check_identifier(name)
     cls = types.find(arguments.qom_type.value)
     assert cls is not None
     assert issubclass(cls, UserCreatable)
@@ -82,7 +82,6 @@ def options_from_text(text: str, warn: Callable[[str], None]) -> Any:
     visitor.
     """
     from qemud.qapi.runtime.keyval import parse_keyval_type
-    from qemud.qapi.runtime.qemuopts import parse, split
 
     values: dict[str, Any] = dict(parse(text, implied="qom-type", warn=warn))
     given = {each.name: each for each in types.properties(values.get("qom-type", ""))}

@@ -43,7 +43,7 @@ def test_they_come_and_go(tmp_path: Path) -> None:
         assert chardev is not None
         port = chardev.attach()
         opened = asyncio.Event()
-        port.listen(event=lambda event: opened.set())
+        port.start(receive=lambda data: None, event=lambda event: opened.set())
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
             await opened.wait()

@@ -180,8 +180,14 @@ class Registers(SysBusDevice, type_name="test-registers", user_creatable=True):
         pass
 
 
+class FreeRegisters(Registers, type_name="test-free-registers", user_creatable=True):
+    """The same, for whoever wants them."""
+
+
 class Board(Machine, type_name="test-machine"):
     """A hub, and registers at 0x1000."""
+
+    dynamic_sysbus = frozenset(("test-free-registers",))
 
     def build(self) -> None:
         self.hub = self.add_child("hub", Hub())

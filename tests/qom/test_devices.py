@@ -270,6 +270,18 @@ def test_the_command_line_may_add_what_cannot_be_hot_plugged(services: Services)
     )
 
 
+def test_sysbus_devices_that_the_board_allows(services: Services) -> None:
+    arguments = {"driver": "test-free-registers", "id": "r"}
+    assert error_of(services.qdev.device_add(arguments)) == (
+        "GenericError: Bus 'main-system-bus' does not support hotplugging"
+    )
+    device = run(services.qdev.maker.add(arguments, hotplug=False))
+    assert device in services.board.sysbus.devices
+    assert error_of(services.qdev.device_del(id="r")) == (
+        "GenericError: Bus 'main-system-bus' does not support hotplugging"
+    )
+
+
 def test_globals_are_weaker_than_what_the_user_says(services: Services) -> None:
     services.tree.root.globals += [
         ("test-plug", "addr", "7"),
