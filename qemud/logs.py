@@ -66,6 +66,11 @@ def log_to(path: str) -> None:
         raise GenericError(f"Error opening logfile {path}: {error.strerror}") from None
 
 
+def log_stream() -> TextIO:
+    """Where records go."""
+    return _Configuration.stream or sys.stderr
+
+
 class Logger:
     """A named logger; makes structlog's on first use."""
 
@@ -92,7 +97,7 @@ def _make(name: str) -> Any:
 
 
 def _configure(structlog: Any) -> None:
-    stream = _Configuration.stream or sys.stderr
+    stream = log_stream()
     shared = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

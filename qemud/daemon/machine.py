@@ -63,11 +63,7 @@ def _known(kind: str, values: dict[str, Any]) -> dict[str, Any]:
     """The values, unless one is no property of the machine: QEMU names the QOM type then."""
     from qemud._generated.types import boards
 
-    leaf = next(
-        leaf
-        for leaf in boards.MachineOptions.__subclasses__()
-        if leaf.type.value == kind  # type: ignore[attr-defined]
-    )
+    leaf = next(leaf for leaf in boards.MachineOptions.__subclasses__() if leaf.type.value == kind)
     known = {"type", *leaf.__struct_encode_fields__}
     for name in values:
         if name not in known:

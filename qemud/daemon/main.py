@@ -4,10 +4,13 @@ In order: the command line is read; `-daemonize` forks, while there is one threa
 builds what was asked for, and the process waits for its end: a client's `quit`, a signal, or the guest.
 
 Whatever goes wrong before the machine is ready is one message on standard error, `PROGRAM: what`, and status 1.
+
+QEMUD_DEBUG in the environment makes the loop and the mailboxes check who calls what, and for how long.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -16,7 +19,7 @@ from qemud import __version__
 from qemud.daemon import signals
 from qemud.daemon.cmdline import UsageError, parse
 from qemud.daemon.process import Daemonizer
-from qemud.logs import Logger, items, log_to, program_name, report
+from qemud.logs import Logger, items, log_stream, log_to, program_name, report
 from qemud.qapi.runtime.errors import QmpError
 
 if TYPE_CHECKING:
@@ -106,8 +109,6 @@ def _serve(line: CommandLine, target: str) -> int:
 
     from qemud.daemon.startup import serve
 
-    if os.environ.get("QEMUD_DEBUG"):
-        import faulthandler
-
-        faulthandler.enable()
+    # The engine is native code: should it die, its last words are where it was.
+    faulthandler.enable(log_stream())
     return uvloop.run(serve(line, target, daemonizer), debug=bool(os.environ.get("QEMUD_DEBUG")))

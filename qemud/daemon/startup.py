@@ -12,6 +12,7 @@ What fails on the way is undone in the reverse order.
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Any
 
 from qemud._generated.table import COMMANDS
@@ -75,7 +76,7 @@ class Daemon:
         use_target(target)
 
         self.events = Events(self.loop.call_later)
-        self.thread = MachineThread()
+        self.thread = MachineThread(debug=bool(os.environ.get("QEMUD_DEBUG")))
         self.vm = VirtualMachine(self.thread, self.events.emit, self._end)
         self.tree = Tree()
         added, removed = tree_hooks(self.tree)

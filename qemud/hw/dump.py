@@ -28,6 +28,8 @@ SLICE = 1 << 20
 
 async def save_physical(vm: VirtualMachine, address: int, size: int, path: str) -> None:
     """Write physical memory to a file, zeros where there is none. Raises GenericError."""
+    if address + size > ADDRESS_SPACE_END:
+        raise _invalid(address, size)
 
     def read(position: int, length: int) -> tuple[bytes | None, int]:
         return _read_physical(vm.memory, position, length)
@@ -37,7 +39,7 @@ async def save_physical(vm: VirtualMachine, address: int, size: int, path: str) 
 
 async def save_virtual(vm: VirtualMachine, vcpu: Vcpu, address: int, size: int, path: str) -> None:
     """Write what a processor sees to a file. Raises GenericError where it sees no memory."""
-    invalid = GenericError(f"Invalid addr 0x{address:016x}/size {size} specified")
+    invalid = _invalid(address, size)
     if address + size > ADDRESS_SPACE_END:
         raise invalid
 
@@ -52,6 +54,10 @@ async def save_virtual(vm: VirtualMachine, vcpu: Vcpu, address: int, size: int, 
         return data, taken
 
     await _save(vm, address, size, path, read)
+
+
+def _invalid(address: int, size: int) -> GenericError:
+    return GenericError(f"Invalid addr 0x{address:016x}/size {size} specified")
 
 
 async def save_blob(blob: bytes, path: str) -> None:
