@@ -83,12 +83,12 @@ def _conversation(case: Case, program: Program) -> Iterator[str]:
 
 
 def _here(reply: Any, program: Program) -> Any:
-    """A recorded reply as it is here: with the names of this monitor's socket, and without the port for an old printer."""
+    """A recorded reply as it is here: with this monitor's socket, and without virtual consoles, which qemud has not."""
     text = json.dumps(reply).replace("compat_monitor0", "test-qmp")
-    text = text.replace("unix:/tmp/v.sock", f"unix:{program.qmp_address}")
-    if program.qemud:
-        text = text.replace('{"filename": "vc", "frontend-open": false, "label": "parallel0"}, ', "")
-    return json.loads(text)
+    reply = json.loads(text.replace("unix:/tmp/v.sock", f"unix:{program.qmp_address}"))
+    if program.qemud and isinstance(reply.get("return"), list):
+        reply["return"] = [item for item in reply["return"] if item.get("filename") != "vc"]
+    return reply
 
 
 def _reply(receive: Callable[[], dict[str, Any]]) -> dict[str, Any]:
