@@ -7,6 +7,7 @@
     shapes.py       shapes/MODULE.py: the compact tables the exact input check walks
     commands.py     commands/MODULE.py: the protocols handlers implement; table.py: the command table
     events.py       events/MODULE.py: typed emitters
+    properties.py   properties.py: members of structs as the object model shows them
     introspect.py   introspection-TARGET.json: the answer to `query-qmp-schema`
     json_schema.py  json-schema-TARGET.json: JSON Schema 2020-12 of arguments, results and events
     docs.py         reference pages in Markdown

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from qemud.qapi.model import Schema
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-ROOT_SCHEMA = REPOSITORY / "qapi" / "qapi-schema.json"
-PACKAGE_DIRECTORY = REPOSITORY / "qemud" / "_generated"
+PACKAGE = REPOSITORY / "qemud"
+INSTALLED_SCHEMA = PACKAGE / "_schema" / "qapi-schema.json"
+"""Where a wheel has the schema."""
+ROOT_SCHEMA = INSTALLED_SCHEMA if INSTALLED_SCHEMA.is_file() else REPOSITORY / "qapi" / "qapi-schema.json"
 
 _GENERATORS = (
     types.generate,
@@ -67,7 +69,7 @@ def add_build(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--schema", type=Path, default=ROOT_SCHEMA, metavar="FILE", help="the root file of the schema"
     )
     parser.add_argument(
-        "--out", type=Path, default=PACKAGE_DIRECTORY, metavar="DIR", help="where the package goes"
+        "--out", type=Path, default=PACKAGE / "_generated", metavar="DIR", help="where the package goes"
     )
     parser.add_argument(
         "--docs", type=Path, metavar="DIR", help="write reference pages there, and nothing else"
