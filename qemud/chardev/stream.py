@@ -8,7 +8,7 @@ device of the guest behind a `qemud.chardev.frontend.Frontend`.  The user attach
     port.write(b"hello")
 
 Everything is called back on the event loop, from the very callback that saw the descriptor ready: no task stands
-between a socket and its user.  `qemud.chardev.asyncstream` puts `await read()` on top, for those who like that better.
+between a socket and its user.
 
 Back-pressure goes both ways.  A chardev reads only what its port has credit for (`grant`, `pause`, `resume`); a user that
 writes faster than the outside takes it sees `pending` grow and is told by `drained` when it has fallen again.  `write`
