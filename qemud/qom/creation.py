@@ -119,9 +119,8 @@ class DeviceMaker:
             raise GenericError(f"Device '{name}' is not realized yet")
         _check_hotplug(type(found), found.bus, board)
         self._leaving.add(found)
-        gone = [device for device in _dependents(found) if device.parent is not None]
         try:
-            await self._call(found.take_down)
+            gone = await self._call(_unplug, found)
         finally:
             self._leaving.discard(found)
         path = found.path
@@ -202,6 +201,9 @@ def _options(cls: type[Device], arguments: dict[str, Any], parse: Parser | None)
 
 def _plug(device: Device, board: Machine, bus: Bus | None) -> None:
     """Realize a device, on the machine thread; one that comes late is reset, as all the others were."""
+    if bus is not None and not bus.realized:
+        # Its controller was unplugged after the bus had been found.
+        raise GenericError(f"Bus '{bus.bus_name}' not found")
     device.bring_up(board.machine, bus)
     if device.hotplugged:
         try:
@@ -209,6 +211,13 @@ def _plug(device: Device, board: Machine, bus: Bus | None) -> None:
         except BaseException:
             device.take_down()
             raise
+
+
+def _unplug(device: Device) -> list[Device]:
+    """Unrealize a device, on the machine thread; it and all that went with it."""
+    gone = _dependents(device)
+    device.take_down()
+    return gone
 
 
 def _dependents(device: Device) -> list[Device]:

@@ -11,6 +11,7 @@ from qemud.machine.backends import MemoryBackend
 from qemud.qapi.runtime.errors import DeviceNotFound, GenericError, QmpError
 from qemud.qapi.runtime.keyval import parse_keyval_type
 from qemud.qom.commands import QdevHandlers
+from qemud.qom.device import Device
 from qemud.qom.properties import Provenance
 from qemud.qom.state import save_tree
 from tests.qom.machines import Recorder, Services
@@ -173,6 +174,42 @@ def test_a_device_with_a_bus_takes_what_is_on_it_along(services: Services) -> No
         "unrealize s",
     ]
     assert services.board.peripheral.children == {}
+
+
+def test_a_bus_that_goes_while_a_device_comes(services: Services) -> None:
+    run(services.qdev.device_add({"driver": "test-sub-hub", "id": "s"}))
+    hub = services.tree.get("s")
+    assert isinstance(hub, Device)
+
+    def unplug_first(name: str) -> None:
+        if hub.realized:
+            hub.take_down()
+
+    services.vm.mailboxes.fail = unplug_first
+    assert error_of(services.qdev.device_add({"driver": "test-plug", "id": "p", "bus": "below"})) == (
+        "GenericError: Bus 'below' not found"
+    )
+    assert list(services.board.peripheral.children) == ["s"]
+
+
+def test_a_device_that_comes_while_its_bus_goes_goes_along(services: Services) -> None:
+    run(services.qdev.device_add({"driver": "test-sub-hub", "id": "s"}))
+
+    async def main() -> None:
+        adding = asyncio.create_task(
+            services.qdev.device_add({"driver": "test-plug", "id": "p", "bus": "below"})
+        )
+        removing = asyncio.create_task(services.qdev.device_del(id="s"))
+        await adding
+        await removing
+
+    run(main())
+    assert services.board.peripheral.children == {}
+    assert [entry for entry in Recorder.log if entry.startswith("unrealize")] == [
+        "unrealize part",
+        "unrealize p",
+        "unrealize s",
+    ]
 
 
 def test_backends_are_held_while_a_device_uses_them(services: Services) -> None:
