@@ -9,7 +9,8 @@ system/qdev-monitor.c and hw/core/qdev-hotplug.c.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from qemud.qapi.runtime.errors import DeviceNotFound, GenericError
 from qemud.qapi.runtime.qemuopts import check_identifier
@@ -21,12 +22,13 @@ from qemud.qom.types import types
 from qemud.qom.userobjects import UserCreatable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from qemud.qapi.runtime.events import EmitFunction
     from qemud.qom.object import Parser
     from qemud.qom.tree import Tree
 
+_Result = TypeVar("_Result")
 _NOT_PROPERTIES = frozenset(("driver", "bus", "id"))
 
 
@@ -45,6 +47,7 @@ class DeviceMaker:
         self._call = call
         self._emit = emit
         self._leaving: set[Device] = set()
+        self._running: set[asyncio.Task[Any]] = set()
 
     async def add(
         self, arguments: dict[str, Any], *, hotplug: bool = True, parse: Parser | None = None
@@ -55,6 +58,28 @@ class DeviceMaker:
         `qemud.qapi.runtime.keyval.parse_keyval_type` is for those of the command line.  Raises GenericError or
         DeviceNotFound, and leaves nothing behind, when anything is wrong.
         """
+        return await self._to_the_end(self._add(arguments, hotplug=hotplug, parse=parse))
+
+    async def remove(self, name: str) -> None:
+        """Unplug the device of that id or path; DEVICE_DELETED is sent once it is gone.
+
+        Raises DeviceNotFound, or GenericError when it cannot be unplugged.
+        """
+        await self._to_the_end(self._remove(name))
+
+    async def _to_the_end(self, steps: Coroutine[Any, Any, _Result]) -> _Result:
+        """Go on even if the client that asked goes away: what the machine thread has begun cannot be called back."""
+        task = asyncio.ensure_future(steps)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits for the task has it; if nobody does, nobody misses it
+
+    async def _add(self, arguments: dict[str, Any], *, hotplug: bool, parse: Parser | None) -> Device:
         board = self._board()
         driver = arguments.get("driver")
         if not isinstance(driver, str):
@@ -101,11 +126,7 @@ class DeviceMaker:
             raise
         return device
 
-    async def remove(self, name: str) -> None:
-        """Unplug the device of that id or path; DEVICE_DELETED is sent once it is gone.
-
-        Raises DeviceNotFound, or GenericError when it cannot be unplugged.
-        """
+    async def _remove(self, name: str) -> None:
         board = self._board()
         parts = tuple(part for part in name.split("/") if part)
         found = descend(self._tree.root if name.startswith("/") else board.peripheral, parts)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from qemud.machine.backends import MemoryBackend
-from qemud.qapi.runtime.errors import DeviceNotFound, GenericError, QmpError
+from qemud.qapi.runtime.errors import GenericError, QmpError
 from qemud.qapi.runtime.keyval import parse_keyval_type
 from qemud.qom.commands import QdevHandlers
 from qemud.qom.device import Device
@@ -262,24 +262,60 @@ def test_a_failure_at_any_step_leaves_nothing_behind(services: Services, step: s
     run(services.qdev.device_add({"driver": "test-linked-plug", "id": "p", "file": "m0"}))
 
 
-def test_cancelling_a_device_add_leaves_nothing_behind(services: Services) -> None:
+def test_a_client_that_goes_away_changes_nothing_of_what_it_asked_for(services: Services) -> None:
     async def main() -> None:
-        waiting = asyncio.Event()
+        asked, go = asyncio.Event(), asyncio.Event()
+
+        async def slow(function: Any, *arguments: Any) -> Any:
+            asked.set()
+            await go.wait()
+            return function(*arguments)
+
+        async def give_up(coroutine: Any) -> None:
+            asked.clear()
+            go.clear()
+            task = asyncio.create_task(coroutine)
+            await asked.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        async def until(condition: Any) -> None:
+            go.set()
+            while not condition():
+                await asyncio.sleep(0)
+
+        services.vm.mailboxes.call = slow  # type: ignore[method-assign]
+        await give_up(services.qdev.device_add({"driver": "test-plug", "id": "p"}))
+        with pytest.raises(GenericError, match="not realized yet"):
+            await services.qdev.device_del(id="p")
+        await until(lambda: services.tree.get("p").get_property("realized"))
+
+        await give_up(services.qdev.device_del(id="p"))
+        with pytest.raises(GenericError, match="Device p is already in the process of unplug"):
+            await services.qdev.device_del(id="p")
+        await until(lambda: services.events)
+        assert services.board.peripheral.children == {}
+
+        Recorder.failing.add("realize q")
+        await give_up(services.qdev.device_add({"driver": "test-plug", "id": "q"}))
+        await until(lambda: services.board.peripheral.children == {})
+
+    run(main())
+
+
+def test_the_end_of_everything_leaves_nothing_behind(services: Services) -> None:
+    async def main() -> None:
+        asked = asyncio.Event()
 
         async def never(*arguments: Any) -> None:
-            waiting.set()
+            asked.set()
             await asyncio.Event().wait()
 
         services.vm.mailboxes.call = never  # type: ignore[method-assign, assignment]
         task = asyncio.create_task(services.qdev.device_add({"driver": "test-plug", "id": "p"}))
-        await waiting.wait()
-        with pytest.raises(DeviceNotFound):
-            services.tree.get("q")
-        with pytest.raises(GenericError, match="not realized yet"):
-            await services.qdev.device_del(id="p")
+        await asked.wait()
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
 
     run(main())
     assert services.board.peripheral.children == {}
