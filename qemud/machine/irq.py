@@ -58,21 +58,3 @@ class Irq:
         """High and low again: an edge."""
         self._handler(self.n, 1)
         self._handler(self.n, 0)
-
-
-class OrGate:
-    """Several outputs on one input: high while any of them is (for boards that share an interrupt number)."""
-
-    __slots__ = ("_levels", "_output")
-
-    def __init__(self, output: Irq) -> None:
-        self._output = output
-        self._levels = 0
-
-    def input(self, n: int) -> Irq:
-        """The line for the gate's input `n`."""
-        return Irq(self._set, n)
-
-    def _set(self, n: int, level: int) -> None:
-        self._levels = self._levels | 1 << n if level else self._levels & ~(1 << n)
-        self._output.set(self._levels)

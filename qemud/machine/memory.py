@@ -276,18 +276,6 @@ class AddressSpace:
     def __iter__(self) -> Iterator[Section]:
         return iter(self._sections)
 
-    def holes(self, end: int = ADDRESS_SPACE_END) -> Iterator[tuple[int, int]]:
-        """Every (base, size) below `end` where there is nothing, in order."""
-        position = 0
-        for section in self._sections:
-            if section.base >= end:
-                break
-            if section.base > position:
-                yield position, section.base - position
-            position = section.end
-        if position < end:
-            yield position, end - position
-
     def add_listener(self, listener: MemoryListener) -> Callable[[], None]:
         """Tell `listener` of every section, now and later; the result ends that."""
         self._listeners.append(listener)

@@ -116,9 +116,9 @@ class Vm:
     def pass_time(self, ns: int) -> None:
         """Let that much time pass and timers fire."""
         self.time.ns += ns
-        self.clock.run_due()
         self.host_time.ns += ns
         self.host_clock.run_due()
+        self.clock.run_due()
 
 
 class Lines:

@@ -27,12 +27,16 @@ def nodes(draw: st.DrawFn, depth: int = 3) -> Node:
 
 
 def plain(node: Node) -> object:
-    return node.name, node.properties, [plain(child) for child in node.children]
+    return node.name, node.properties, node.reservations, [plain(child) for child in node.children]
 
 
-@given(nodes())
+ADDRESSES = st.integers(1, (1 << 64) - 1)
+
+
+@given(nodes(), st.lists(st.tuples(ADDRESSES, ADDRESSES), max_size=3))
 @settings(max_examples=60)
-def test_every_tree_comes_back_from_its_blob(root: Node):
+def test_every_tree_comes_back_from_its_blob(root: Node, reservations: list[tuple[int, int]]):
+    root.reservations = reservations
     blob = flatten(root)
     assert plain(unflatten(blob)) == plain(root)
     assert plain(unflatten(blob + b"behind")) == plain(root)
@@ -97,8 +101,12 @@ def test_dtc_reads_what_is_written():
         (struct.pack(">10I", 0xD00DFEED, 40, 40, 40, 40, 3, 3, 0, 0, 0), "has version 3, expected 17"),
         (struct.pack(">10I", 0xD00DFEED, 400, 40, 40, 40, 17, 16, 0, 0, 0), "says it has 400 bytes"),
         (struct.pack(">10I", 0xD00DFEED, 40, 40, 41, 40, 17, 16, 0, 0, 0), "a block outside itself"),
-        (struct.pack(">10I", 0xD00DFEED, 40, 40, 40, 40, 17, 16, 0, 0, 0), "ends in the middle of a node"),
-        (struct.pack(">11I", 0xD00DFEED, 44, 40, 44, 40, 17, 16, 0, 0, 4, 9), "has no root node"),
+        (struct.pack(">10I", 0xD00DFEED, 56, 56, 56, 40, 17, 16, 0, 0, 0) + bytes(16), "middle of a node"),
+        (
+            struct.pack(">10I", 0xD00DFEED, 60, 56, 60, 40, 17, 16, 0, 0, 4) + bytes(19) + b"\x09",
+            "no root node",
+        ),
+        (struct.pack(">10I", 0xD00DFEED, 48, 48, 48, 40, 17, 16, 0, 0, 0) + bytes(8), "without an end"),
     ],
 )
 def test_what_is_no_device_tree_is_refused_with_a_sentence(blob: bytes, text: str):

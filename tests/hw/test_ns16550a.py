@@ -309,6 +309,18 @@ def test_an_overrun_without_fifos_keeps_the_newest(driver: Driver):
     assert driver[RBR] == 2
 
 
+def test_input_waits_for_a_stopped_guest(driver: Driver):
+    driver[FCR] = 1
+    driver[IER] = 1
+    driver.vm.clock.stop()
+    driver.arrive(b"typed")
+    driver.vm.pass_time(10**9)
+    assert (driver.irq, driver[LSR]) == (0, EMPTY)
+    driver.vm.clock.start()
+    driver.vm.pass_time(0)
+    assert driver.read_all() == b"typed"
+
+
 def test_a_reset_keeps_what_waits_outside(driver: Driver):
     driver[FCR] = 1
     driver[IER] = 0x0F

@@ -104,6 +104,18 @@ def test_an_alarm_goes_along_when_saved_and_goes_off_if_it_was_missed():
     assert late_lines[0] == 1
 
 
+def test_an_alarm_waits_for_a_stopped_guest():
+    device, vm, lines = rtc()
+    device.write(IRQ_ENABLED, 1, 4)
+    set_alarm(device, NOW + 1000)
+    vm.clock.stop()
+    vm.pass_time(5000)
+    assert lines[0] == 0
+    vm.clock.start()
+    vm.pass_time(0)
+    assert lines[0] == 1
+
+
 def test_other_registers_of_the_clock_do_nothing():
     device, _, _ = rtc()
     device.write(0x20, 1, 4)

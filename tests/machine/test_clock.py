@@ -33,6 +33,18 @@ def test_virtual_time_stands_still_until_started_and_while_stopped():
     assert clock.now() == 51
 
 
+def test_no_timer_fires_while_time_stands_still():
+    source = Source()
+    clock = VirtualClock(source)
+    fired: list[int] = []
+    clock.timer(lambda: fired.append(clock.now())).arm(0)
+    assert clock.run_due() == 0
+    clock.start()
+    source.ns += 1
+    assert clock.run_due() == 1
+    assert fired == [1]
+
+
 def test_virtual_time_can_be_saved_and_loaded_stopped_or_running():
     source = Source()
     clock = VirtualClock(source)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from qemud.machine.irq import Irq, OrGate
+from qemud.machine.irq import Irq
 
 
 def record() -> tuple[list[tuple[int, int]], Irq]:
@@ -23,14 +23,3 @@ def test_an_unconnected_line_takes_everything():
     line.pulse()
     assert not line.connected
     assert record()[1].connected
-
-
-def test_a_gate_is_high_while_any_input_is():
-    seen, line = record()
-    gate = OrGate(line)
-    first, second = gate.input(0), gate.input(1)
-    first.raise_()
-    second.raise_()
-    first.lower()
-    second.lower()
-    assert [level for _, level in seen] == [1, 1, 1, 0]

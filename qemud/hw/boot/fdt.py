@@ -9,7 +9,7 @@ A property's value is bytes, as in the blob; `cells`, `cells64`, `string` and `s
     uart["reg"] = cells(0, 0x1000_0000, 0, 0x100)
     blob = flatten(root)
 
-`unflatten` reads any blob, a user's `-dtb FILE` among them, and checks every offset on the way.
+Memory that is reserved by the blob's own table, and not by nodes, is in the root's `reservations`.  `unflatten` reads any blob, a user's `-dtb FILE` among them, and checks every offset on the way.
 
 Source: Devicetree Specification, release v0.4, chapter 5 (version 17 of the format).
 """
@@ -35,6 +35,7 @@ _END = 9
 _HEADER = struct.Struct(">10I")
 _CELL = struct.Struct(">I")
 _PROPERTY = struct.Struct(">II")
+_RESERVATION = struct.Struct(">QQ")
 
 _MAX_DEPTH = 64
 """Deeper trees are refused when read; Linux itself stops at this depth."""
@@ -47,12 +48,14 @@ class FdtError(ValueError):
 class Node:
     """A node: its name with the unit address, its properties in order, its children in order."""
 
-    __slots__ = ("children", "name", "properties")
+    __slots__ = ("children", "name", "properties", "reservations")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.properties: dict[str, bytes] = {}
         self.children: list[Node] = []
+        self.reservations: list[tuple[int, int]] = []
+        """Of a root: (address, size) of memory that is not to be touched."""
 
     def __getitem__(self, name: str) -> bytes:
         return self.properties[name]
@@ -108,7 +111,7 @@ def strings(*values: str) -> bytes:
 
 
 def flatten(root: Node, *, boot_cpu: int = 0) -> bytes:
-    """The blob of a tree, packed: header, empty memory reservation, structure, strings."""
+    """The blob of a tree, packed: header, memory reservations, structure, strings."""
     structure = bytearray()
     names = bytearray()
     offsets: dict[str, int] = {}
@@ -132,7 +135,7 @@ def flatten(root: Node, *, boot_cpu: int = 0) -> bytes:
 
     emit(root)
     structure.extend(_CELL.pack(_END))
-    reservations = bytes(16)
+    reservations = b"".join(_RESERVATION.pack(*entry) for entry in (*root.reservations, (0, 0)))
     at_reservations = _HEADER.size
     at_structure = at_reservations + len(reservations)
     at_strings = at_structure + len(structure)
@@ -162,9 +165,18 @@ class _Reader:
     def __init__(self, blob: bytes) -> None:
         if len(blob) < _HEADER.size:
             raise FdtError("device tree is shorter than its header")
-        magic, size, at_structure, at_strings, _, version, compatible, _, strings_size, structure_size = (
-            _HEADER.unpack_from(blob)
-        )
+        (
+            magic,
+            size,
+            at_structure,
+            at_strings,
+            at_reservations,
+            version,
+            compatible,
+            _,
+            strings_size,
+            structure_size,
+        ) = _HEADER.unpack_from(blob)
         if magic != FDT_MAGIC:
             raise FdtError(f"device tree begins with {magic:#010x}, expected {FDT_MAGIC:#010x}")
         if version < FDT_LAST_COMPATIBLE_VERSION or compatible > FDT_VERSION:
@@ -178,11 +190,21 @@ class _Reader:
         self._structure = blob[at_structure : at_structure + structure_size]
         self._strings = blob[at_strings : at_strings + strings_size]
         self._position = 0
+        self._reservations: list[tuple[int, int]] = []
+        while True:
+            if at_reservations + _RESERVATION.size > size:
+                raise FdtError("device tree has memory reservations without an end")
+            entry = _RESERVATION.unpack_from(blob, at_reservations)
+            if entry == (0, 0):
+                break
+            self._reservations.append(entry)
+            at_reservations += _RESERVATION.size
 
     def tree(self) -> Node:
         if self._token() != _BEGIN_NODE:
             raise FdtError("device tree has no root node")
         root = Node(self._name())
+        root.reservations = self._reservations
         open_nodes = [root]
         while open_nodes:
             token = self._token()

@@ -131,6 +131,7 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
         self._shift = 0
         self._granted = 0  # what the character device may still send
         self._timeout: Timer | None = None
+        self._resume: Timer | None = None
 
     def initial_state(self) -> Ns16550aState:
         """What a reset leaves; what is on the wire stays there."""
@@ -144,13 +145,16 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
             raise GenericError("serial-mm: baudbase 0 is no speed")
         self._shift = self.options.regshift
         self._timeout = self.machine.clock.timer(self._on_timeout)
+        self._resume = self.machine.clock.timer(self._take_in)
         self.mmio.clear()
         self.init_mmio("serial", 8 << self._shift)
         self._grant()
 
     def unrealize(self) -> None:
-        """Let go of the timer and of the character device."""
+        """Let go of the timers and of the character device."""
         self._cancel_timeout()
+        assert self._resume is not None
+        self._resume.cancel()
         if self.line is not None:
             self.line.close()
 
@@ -191,6 +195,7 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
             self._timeout.arm(state.timeout_deadline)
         self._update_irq()
         self.on_writable()
+        self._take_in_when_running()
 
     # -- the character device's side --------------------------------------------------------------------------------
 
@@ -198,7 +203,7 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
         """Characters from outside, at most as many as were granted."""
         self._granted -= len(data)
         self.state.wire.extend(data)
-        self._take_in()
+        self._take_in_when_running()
 
     def on_event(self, event: ChardevEvent) -> None:
         """Something happened out there: only a break reaches the wire."""
@@ -370,6 +375,14 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
         self._update_irq()
 
     # -- receiver ---------------------------------------------------------------------------------------------------
+
+    def _take_in_when_running(self) -> None:
+        """Take in now, or once the machine goes on: nothing that the guest can see changes while it is stopped."""
+        if self.machine.clock.running:
+            self._take_in()
+        else:
+            assert self._resume is not None
+            self._resume.arm(self.machine.clock.now())
 
     def _take_in(self) -> None:
         """Move characters from the wire into the receiver while there is room, and ask for as many more."""

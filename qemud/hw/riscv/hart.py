@@ -1,7 +1,7 @@
 """Harts as objects: the CPU types, and the group that holds the harts of a board.
 
     soc0 = HartArray(RiscvHartArrayOptions(num_harts=1, cpu_type="rv64-riscv-cpu"))
-    soc0.connect_irq(...)
+    mtimer.connect(0, soc0.harts[0].interrupt(MIP_MTIP))
 
 The engine's vCPU does the work; the object gives it a place in the tree, input lines (`interrupt`) and a saved state.
 """

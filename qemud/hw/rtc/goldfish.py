@@ -51,22 +51,24 @@ class GoldfishRtc(SysBusDevice, type_name="goldfish_rtc", state=GoldfishRtcState
         super().__init__()
         self.init_irq()
         self._timer: Timer | None = None
+        self._moment: Timer | None = None
 
     def realize(self) -> None:
         """Claim the registers and a timer of the wall clock."""
-        self._timer = self.machine.host_clock.timer(self._on_alarm)
+        # The alarm goes off in the guest's own time: not while it is stopped, but when it goes on.
+        clock = self.machine.clock
+        self._moment = moment = clock.timer(self._on_alarm)
+        self._timer = self.machine.host_clock.timer(lambda: moment.arm(clock.now()))
         self.mmio.clear()
         self.init_mmio("goldfish_rtc", SIZE, min_access=4, max_access=4)
 
     def unrealize(self) -> None:
-        """Let go of the timer."""
-        assert self._timer is not None
-        self._timer.cancel()
+        """Let go of the timers."""
+        self._cancel()
 
     def reset_enter(self) -> None:
         """No alarm; the time goes on, as in a machine with a battery."""
-        assert self._timer is not None
-        self._timer.cancel()
+        self._cancel()
         self.state = GoldfishRtcState(tick_offset=self.state.tick_offset)
 
     def reset_hold(self) -> None:
@@ -75,8 +77,7 @@ class GoldfishRtc(SysBusDevice, type_name="goldfish_rtc", state=GoldfishRtcState
 
     def after_load(self) -> None:
         """The alarm, which may have been missed meanwhile, and the line."""
-        assert self._timer is not None
-        self._timer.cancel()
+        self._cancel()
         if self.state.alarm_running:
             self._set_alarm()
         self._update_irq()
@@ -151,9 +152,14 @@ class GoldfishRtc(SysBusDevice, type_name="goldfish_rtc", state=GoldfishRtcState
             self._timer.arm(self.machine.host_clock.now() + ahead)
 
     def _clear_alarm(self) -> None:
-        assert self._timer is not None
-        self._timer.cancel()
+        self._cancel()
         self.state.alarm_running = False
+
+    def _cancel(self) -> None:
+        assert self._timer is not None
+        assert self._moment is not None
+        self._timer.cancel()
+        self._moment.cancel()
 
     def _on_alarm(self) -> None:
         self._clear_alarm()
