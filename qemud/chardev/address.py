@@ -13,7 +13,6 @@ import errno
 import os
 import socket
 import stat
-import tempfile
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qemud._generated.types.sockets import (
@@ -105,6 +104,8 @@ def _listen_unix(address: UnixSocketAddress, replaces: Collection[Identity]) -> 
     """A UNIX domain socket, in the file system or abstract."""
     path = address.path
     if not path and not address.abstract:
+        import tempfile
+
         path = tempfile.mktemp("", "qemud-socket-", tempfile.gettempdir())  # noqa: S306 - bind refuses an existing name
     name = _sun_path(path, address)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -112,6 +112,9 @@ class FileChardev(DescriptorChardev):
         if self.is_open:
             self.set_open(False)
 
+    def output_failed(self, error: OSError) -> None:
+        """Output is lost, input goes on: the two have nothing to do with each other here."""
+
     def close(self) -> None:
         """As in the base."""
         if self._reader is not None:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
 
 from qemud.chardev.pool import PooledWriter
 from qemud.qapi.runtime.errors import GenericError
-
-if TYPE_CHECKING:
-    from qemud._generated.types.char import ChardevCommon
 
 
 class Log:
@@ -34,10 +30,3 @@ class Log:
     def close(self) -> None:
         """Write what is left and close the file."""
         self._writer.close()
-
-
-def open_log(common: ChardevCommon) -> Log | None:
-    """The log that a chardev's options ask for, if any."""
-    if common.logfile is None:
-        return None
-    return Log(common.logfile, append=common.logappend)

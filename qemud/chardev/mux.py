@@ -119,6 +119,10 @@ class MuxChardev(Chardev):
         port.notify(ChardevEvent.MUX_IN)
         self._take_more()
 
+    def take_fds(self) -> list[int]:
+        """As in the base."""
+        return self._below.take_fds()
+
     # -- output ------------------------------------------------------------------------------------------------------
 
     def transmit(self, data: bytes) -> None:

@@ -237,12 +237,14 @@ class Chardevs:
         replaces: Collection[Identity] = (),
     ) -> Chardev:
         """Make and open a chardev; nothing is left behind when that fails."""
-        from qemud.chardev.log import open_log
-
         common: ChardevCommon = backend.data  # type: ignore[attr-defined]  # every kind has it
+        log: Log | None = None
         self._opening.add(label)
         try:
-            log = open_log(common) if common.logfile is not None else None
+            if common.logfile is not None:
+                from qemud.chardev.log import Log
+
+                log = Log(common.logfile, append=common.logappend)
             try:
                 chardev = self._make(label, backend, log, resolve_fd, replaces)
             except BaseException:
