@@ -368,6 +368,10 @@ class Bus(Resettable, type_name="bus", abstract=True):
         self.drop_link(self._indexes.pop(device))
         device.bus = None
 
+    def child_links(self) -> list[str]:
+        """The names of the links to the devices, in their order."""
+        return [self._indexes[device] for device in self.devices]
+
     def standard_properties(self) -> Iterator[tuple[str, str]]:
         """What every bus shows."""
         yield "type", "string"

@@ -9,6 +9,8 @@ import pytest
 from tests.programs import QmpError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.conftest import Starter
     from tests.programs import Program
 
@@ -161,6 +163,29 @@ def test_a_long_conversation_goes_the_same_way(daemon: Starter, reference: Start
         if want != got:
             different.append(f"{command} {arguments}\n  QEMU  {want}\n  qemud {got}")
     assert not different, "\n".join(different)
+
+
+def test_loaders_fill_memory_alike(daemon: Starter, reference: Starter, tmp_path: Path) -> None:
+    blob = tmp_path / "blob"
+    blob.write_bytes(bytes(range(256)) * 5)
+    loaders = [
+        "addr=0x80100000,data=0x1122334455667788,data-len=8",
+        "addr=0x80100010,data=0x1122334455667788,data-len=3",
+        "addr=0x80100020,data=0x1122334455667788,data-len=8,data-be=on",
+        "addr=0x80100030,data=0x1122334455667788,data-len=3,data-be=on",
+        "addr=0x80100040,data=0,data-len=4",
+        f"addr=0x80100100,file={blob}",
+        f"addr=0x80101001,file={blob},force-raw=on",
+    ]
+    options = [word for text in loaders for word in ("-device", f"loader,{text}")]
+    memory = []
+    for name, start in (("ours", daemon), ("theirs", reference)):
+        file = tmp_path / name
+        program = start(*BOARD, *options)
+        program.qmp.command("pmemsave", val=0x80100000, size=0x2000, filename=str(file))
+        memory.append(file.read_bytes())
+    assert memory[0] == memory[1]
+    assert memory[0][:8].hex() == "8877665544332211"
 
 
 def order(answer: Any) -> Any:
