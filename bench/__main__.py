@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import compileall
 import importlib.metadata
 import os
 import platform
@@ -76,6 +77,8 @@ def main() -> int:
     version = subprocess.run(
         [options.reference, "--version"], capture_output=True, text=True, check=True
     ).stdout
+    # pip compiles what it installs; an editable install may never have been.
+    compileall.compile_dir(str(Path(qemud.__file__).parent), quiet=1)
     load = os.getloadavg()[0]
     figures = measure(options.modules or list(BENCHES), options.runs, options.program, options.reference)
     table = markdown(figures)
