@@ -330,14 +330,15 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
 
     def _write_thr(self, value: int) -> None:
         state = self.state
-        state.thr_pending = False
         if state.mcr & MCR_LOOP:
             self._put_received(value)
             self._transmitter_empty()
         elif state.lsr & LSR_THRE and self._writable():
+            # Empty again at once: an interrupt that was pending before is pending still.
             self._send(bytes((value,)))
             self._transmitter_empty()
         else:
+            state.thr_pending = False
             # The transmitter is full of what nobody takes: a driver that looks at THRE has at most a FIFO's worth to write.
             depth = FIFO_SIZE if state.fcr & FCR_ENABLE else 1
             if len(state.xmit_fifo) >= depth:
@@ -468,8 +469,10 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
     def _transmitter_empty(self) -> None:
         state = self.state
         state.lsr |= _LSR_EMPTY
-        state.thr_pending = True
-        self._update_irq()
+        if not state.thr_pending:
+            state.thr_pending = True
+            if state.ier & IER_ETBEI:
+                self._update_irq()
 
     # -- modem lines and the interrupt ------------------------------------------------------------------------------
 

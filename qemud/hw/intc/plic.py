@@ -22,7 +22,7 @@ from qemud.qapi.runtime.errors import GenericError
 from qemud.qom.device import SysBusDevice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 _MAX_SOURCES = 1024
 
@@ -60,14 +60,11 @@ class SifivePlic(
         self.contexts = parse_hart_config(self.options.hart_config)
         self.init_irq(len(self.contexts))
         self._outputs: list[int] = []
-
-    @property
-    def _words(self) -> int:
-        return (self.options.num_sources + 31) // 32
+        self._words = _words(self.options)
 
     def initial_state(self) -> SifivePlicState:
         """Nothing enabled, nothing pending."""
-        words = self._words
+        words = _words(self.options)
         contexts = len(parse_hart_config(self.options.hart_config))
         return SifivePlicState(
             level=[0] * words,
@@ -82,16 +79,17 @@ class SifivePlic(
         """Check that the registers do not lie upon each other, and claim them."""
         options = self.options
         count = len(self.contexts)
+        words = _words(options)
         if not 0 < options.num_sources <= _MAX_SOURCES:
             raise GenericError("plic: invalid number of interrupt sources")
         if not count:
             raise GenericError("plic: hart-config names no context")
-        if options.enable_stride < 4 * self._words or options.context_stride < 8:
+        if options.enable_stride < 4 * words or options.context_stride < 8:
             raise GenericError("plic: the strides are too small for the number of sources")
         regions = sorted(
             (
                 (options.priority_base, 4 * options.num_sources),
-                (options.pending_base, 4 * self._words),
+                (options.pending_base, 4 * words),
                 (options.enable_base, options.enable_stride * count),
                 (options.context_base, options.context_stride * count),
             )
@@ -103,6 +101,7 @@ class SifivePlic(
             raise GenericError(
                 f"plic: aperture-size {options.aperture_size:#x} is too small for the registers"
             )
+        self._words = words
         self.mmio.clear()
         self.init_mmio("riscv.sifive.plic", options.aperture_size, min_access=4, max_access=4)
 
@@ -223,24 +222,24 @@ class SifivePlic(
         state.pending[word] |= bit
         return True
 
-    def _candidates(self, context: int) -> Iterator[int]:
-        """Sources that are pending and enabled for a context, in order."""
+    def _best(self, context: int) -> tuple[int, int]:
+        """The source to be claimed next and its priority; (0, 0) when there is none. Priority 0 is never."""
         state = self.state
-        for word in range(self._words):
-            bits = state.pending[word] & state.enable[context * self._words + word]
+        enable = state.enable
+        at = context * self._words
+        best = highest = base = 0
+        for pending in state.pending:
+            bits = pending and pending & enable[at]
             while bits:
                 lowest = bits & -bits
                 bits ^= lowest
-                yield (word << 5) + lowest.bit_length() - 1
-
-    def _best(self, context: int) -> tuple[int, int]:
-        """The source to be claimed next and its priority; (0, 0) when there is none. Priority 0 is never."""
-        best = (0, 0)
-        for source in self._candidates(context):
-            priority = self.state.priority[source]
-            if priority > best[1]:
-                best = (source, priority)
-        return best
+                source = base + lowest.bit_length() - 1
+                priority = state.priority[source]
+                if priority > highest:
+                    best, highest = source, priority
+            base += 32
+            at += 1
+        return best, highest
 
     def _claim(self, context: int) -> int:
         source, _ = self._best(context)
@@ -269,6 +268,11 @@ class SifivePlic(
             if level != self._outputs[context]:
                 self._outputs[context] = level
                 line.set(level)
+
+
+def _words(options: SifivePlicOptions) -> int:
+    """How many words have a bit for each source."""
+    return (options.num_sources + 31) // 32
 
 
 def _ignore(_words: list[int], _index: int, _value: int) -> None:
