@@ -10,7 +10,7 @@ import pkgutil
 from typing import TYPE_CHECKING, Any, cast
 
 from msgspec import NODEFAULT
-from msgspec.structs import fields
+from msgspec.structs import astuple, fields
 
 from qemud.qapi.runtime.check import type_class
 from qemud.qapi.runtime.fields import leaves
@@ -105,7 +105,9 @@ def _verify(registry: Registry, entry: TypeEntry) -> Iterator[str]:
         yield f"type '{name}' is listed at {entry.location}, whose type is '{cls.type_name}'"
         return
     actual = entry_of(cls)
-    for field, listed, bound in zip(TypeEntry._fields, entry, actual, strict=True):
+    for field, listed, bound in zip(
+        TypeEntry.__struct_fields__, astuple(entry), astuple(actual), strict=True
+    ):
         if listed != bound:
             yield f"type '{name}' is listed with {field} {listed!r}, its class has {bound!r}"
     state = cls.__dict__.get("state_type")

@@ -6,7 +6,7 @@ answered on the event loop, but for values that live in the machine: those are f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
 
@@ -26,43 +26,42 @@ from qemud.qom.types import types
 from qemud.qom.userobjects import add_object, remove_object
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from qemud._generated.types.qom import ObjectOptions
     from qemud.qapi.runtime.events import EmitFunction
     from qemud.qom.creation import Call, DeviceMaker
     from qemud.qom.object import Object, PropertyInfo
     from qemud.qom.tree import Tree
 
+    class Mailboxes(Protocol):
+        """The way to the machine thread."""
 
-class Mailboxes(Protocol):
-    """The way to the machine thread."""
+        @property
+        def call(self) -> Call:
+            """Runs a function there."""
 
-    @property
-    def call(self) -> Call:
-        """Runs a function there."""
-
-
-class Vm(Protocol):
-    """The machine."""
-
-    @property
-    def mailboxes(self) -> Mailboxes:
-        """The way to its thread."""
-
-
-class Services(Protocol):
-    """What these handlers need of the process."""
-
-    @property
-    def tree(self) -> Tree:
-        """The composition tree."""
-
-    @property
-    def vm(self) -> Vm:
+    class Vm(Protocol):
         """The machine."""
 
-    @property
-    def emit(self) -> EmitFunction:
-        """Sends an event to all clients."""
+        @property
+        def mailboxes(self) -> Mailboxes:
+            """The way to its thread."""
+
+    class Services(Protocol):
+        """What these handlers need of the process."""
+
+        @property
+        def tree(self) -> Tree:
+            """The composition tree."""
+
+        @property
+        def vm(self) -> Vm:
+            """The machine."""
+
+        @property
+        def emit(self) -> EmitFunction:
+            """Sends an event to all clients."""
 
 
 class QomHandlers(QomCommands):

@@ -20,7 +20,7 @@ before the next begins, children before their parent.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from qemud.qapi.runtime.errors import GenericError
 from qemud.qom.object import Object, Root
@@ -28,6 +28,31 @@ from qemud.qom.properties import Property, Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Protocol
+
+    class Line(Protocol):
+        """An interrupt line, `qemud.machine.irq.Irq` in practice."""
+
+        def set(self, level: int) -> None:
+            """Drive the line to `level`."""
+
+        def raise_(self) -> None:
+            """Drive the line high."""
+
+        def lower(self) -> None:
+            """Drive the line low."""
+
+        def pulse(self) -> None:
+            """High and low again."""
+
+    class RegisterOps(Protocol):
+        """Who answers accesses to a register region, `qemud.machine.memory.MmioOps`."""
+
+        def read(self, offset: int, size: int) -> int:
+            """The value of the register at `offset`."""
+
+        def write(self, offset: int, value: int, size: int) -> None:
+            """Store `value` to the register at `offset`."""
 
 
 DEVICE_PROPERTIES = (
@@ -37,32 +62,6 @@ DEVICE_PROPERTIES = (
     ("hotpluggable", "bool"),
 )
 """Names and types of what every device shows."""
-
-
-class Line(Protocol):
-    """An interrupt line, `qemud.machine.irq.Irq` in practice."""
-
-    def set(self, level: int) -> None:
-        """Drive the line to `level`."""
-
-    def raise_(self) -> None:
-        """Drive the line high."""
-
-    def lower(self) -> None:
-        """Drive the line low."""
-
-    def pulse(self) -> None:
-        """High and low again."""
-
-
-class RegisterOps(Protocol):
-    """Who answers accesses to a register region, `qemud.machine.memory.MmioOps`."""
-
-    def read(self, offset: int, size: int) -> int:
-        """The value of the register at `offset`."""
-
-    def write(self, offset: int, value: int, size: int) -> None:
-        """Store `value` to the register at `offset`."""
 
 
 class Unconnected:

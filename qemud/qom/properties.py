@@ -10,7 +10,8 @@ member's feature `dynamic` in the schema; docs/decisions/0003-properties.md tell
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+
+from msgspec import Struct
 
 DYNAMIC = "dynamic"
 """The feature of a member that may be set while the object is in use."""
@@ -30,7 +31,7 @@ class Provenance(enum.Enum):
     GUEST = "guest"  # software in the machine
 
 
-class Property(NamedTuple):
+class Property(Struct, frozen=True):
     """A property of a type.
 
     `type` is a type's name in the schema (`uint32`, `str`, an enumeration), with `[]` behind for an array.  `default` means

@@ -14,7 +14,10 @@ A class that is defined without an entry (in a test) enters the registry when it
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from qemud.qapi.runtime.errors import GenericError
 from qemud.qom import properties
@@ -29,7 +32,7 @@ ROOMS = ("qemud.qom", "qemud.machine", "qemud.accel", "qemud.chardev", "qemud.hw
 """Packages with a `qom_types`; names only, so that no import goes up."""
 
 
-class TypeEntry(NamedTuple):
+class TypeEntry(Struct, frozen=True):
     """What is known of a type without its class.
 
     `location` is "package.module:Class", empty for an interface.  `options` and `status` name structs of the schema:
@@ -148,10 +151,10 @@ class Registry:
         for entry in reversed(lineage):
             links.update(entry.links)
         found = [
-            given._replace(link=links[given.name]) if given.name in links else given
+            replace(given, link=links[given.name]) if given.name in links else given
             for given in properties.of_struct(options)
         ]
-        found += [read._replace(writable=False, has_default=False) for read in properties.of_struct(status)]
+        found += [replace(read, writable=False, has_default=False) for read in properties.of_struct(status)]
         return tuple(found)
 
 
