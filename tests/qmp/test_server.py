@@ -431,6 +431,29 @@ def test_a_broken_handler_is_logged_and_answered(monkeypatch: pytest.MonkeyPatch
     assert logged == [("command handler failed", {"command": "broken"}, mistake)]
 
 
+def test_a_command_whose_work_is_cancelled_is_answered() -> None:
+    async def test(services: Services) -> None:
+        async def handler() -> None:
+            work = asyncio.get_running_loop().create_future()
+            work.cancel()
+            await work
+
+        _, port = monitor(services)
+        port.receive(command("slow", 1))
+        services.gates[0].cancel()
+        await settle()
+        info, _ = services.dispatcher._methods["slow"]
+        services.dispatcher._methods["slow"] = (info, handler)
+        port.receive(command("slow", 2) + command("query-name", 3))
+        late, early, reply = port.messages()
+        for identity, message in ((1, late), (2, early)):
+            desc = "The command 'slow' was cancelled"
+            assert message == {"id": identity, "error": {"class": "GenericError", "desc": desc}}
+        assert reply["id"] == 3
+
+    run(test)
+
+
 def test_a_command_without_success_response_is_silent() -> None:
     async def test(services: Services) -> None:
         _, port = monitor(services)

@@ -211,6 +211,8 @@ class Monitor:
             self.session.succeed(request, stop.value)
         except QmpError as error:
             self.session.fail(request, error)
+        except asyncio.CancelledError:  # what it waited for had been cancelled already
+            self.session.fail(request, _cancelled(request))
         else:
             if not request.oob:
                 self._turn.taken = True  # released by _finish
@@ -223,16 +225,16 @@ class Monitor:
     def _finish(self, request: Request, task: asyncio.Task[bytes | None]) -> None:
         """Answer a command that had to wait."""
         self._tasks.discard(task)
+        if not request.oob:
+            self._turn.release(self._pump)
         if task.cancelled():
-            self.session.fail(request, GenericError(f"The command '{request.name}' was cancelled"))
+            self.session.fail(request, _cancelled(request))
         elif (error := task.exception()) is None:
             self.session.succeed(request, task.result())
         elif isinstance(error, QmpError):
             self.session.fail(request, error)
         else:
             raise error
-        if not request.oob:
-            self._turn.release(self._pump)
         self._flush()
 
     # --- output
@@ -255,6 +257,10 @@ class Monitor:
                 self._port.pause()
             else:
                 self._port.resume()
+
+
+def _cancelled(request: Request) -> GenericError:
+    return GenericError(f"The command '{request.name}' was cancelled")
 
 
 @types.coroutine
