@@ -138,13 +138,21 @@ class MachineThread:
                 self._look()
                 vcpu = self._vcpu
                 if vcpu is not None and self._running and not vcpu.halted:
-                    self._set_deadline()
-                    if vcpu.run() is Exit.FAILED:
-                        self._fail(vcpu.failure)
+                    self._run(vcpu)
                 else:
                     self.mailboxes.wait(self._time_left())
         finally:
             self.mailboxes.close()
+
+    def _run(self, vcpu: Vcpu) -> None:
+        self._set_deadline()
+        try:
+            failure = vcpu.failure if vcpu.run() is Exit.FAILED else ""
+        except Exception as error:
+            log.exception("the processor does not run")
+            failure = str(error)
+        if failure:
+            self._fail(failure)
 
     def _look(self) -> None:
         """Empty the mailbox and fire what is due."""

@@ -1,6 +1,7 @@
 """Every test of the accelerator runs on both: the C extension and its twin."""
 
 import pytest
+
 from tests.accel.machines import Bare
 
 

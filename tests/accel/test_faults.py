@@ -1,11 +1,11 @@
 """Accesses to nothing: the fault is the right one, at the right instruction, and nothing behind it has happened."""
 
 import pytest
+
+from qemud.machine.vcpu import Exit
 from tests.accel import asm
 from tests.accel.asm import A0, A1, A2, A3, A4, A5, A6, A7, S0, SP, T0, T1, T2, ZERO
 from tests.accel.machines import DEVICE, RAM, RAM_SIZE
-
-from qemud.machine.vcpu import Exit
 
 DATA = RAM + 0x8000
 END = RAM + RAM_SIZE

@@ -133,6 +133,8 @@ static void kick(Core *core)
 
 static void set_timer(Core *core, int64_t when)
 {
+    if (when < 1)
+        when = 1; /* 0 would disarm it */
     struct itimerspec t = {{0, 0}, {when / NS, when % NS}};
     timerfd_settime(core->timer, TFD_TIMER_ABSTIME, &t, NULL);
 }
@@ -573,7 +575,7 @@ static PyObject *core_close(PyObject *self, PyObject *unused)
         core->started = 2;
         pthread_mutex_lock(&core->lock);
         core->closing = 1;
-        set_timer(core, 1); /* long past: wakes the watchdog */
+        set_timer(core, 0); /* long past: wakes the watchdog */
         pthread_mutex_unlock(&core->lock);
         Py_BEGIN_ALLOW_THREADS
         pthread_join(core->watchdog, NULL);

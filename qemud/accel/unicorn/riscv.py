@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qemud._generated.types.cpu_riscv import RiscvCpuState
+    from qemud.accel.unicorn.native import Core
     from qemud.machine.memory import AddressSpace, Section
 
 MASK = (1 << 64) - 1
@@ -107,6 +108,9 @@ class RiscvVcpu:
         self._mie = self._register("mie")
         self._halted = ctypes.c_uint32.from_address(fields.halted)
         self._core = create_core(self._lib, fields, self, MemoryFault, NS_PER_TICK)
+        self._core.set_clock(*self._clock)
+        self._core.set_deadline(self._deadline)
+        self._core.set_ecalls(self._on_ecall is not None)
         self._hook()
         self._clear()
 
@@ -138,25 +142,32 @@ class RiscvVcpu:
         if not self._closed:
             self._closed = True
             self._unlisten()
-            self._release()
+            self._release(self._core, self._uc)
 
-    def _release(self) -> None:
-        self._core.close()
-        self._lib.quick.uc_close(self._uc)
-        del self._core
+    def _release(self, core: Core, uc: int) -> None:
+        core.close()
+        self._lib.quick.uc_close(uc)
 
     # Memory: a listener of the address space.
 
     def section_added(self, section: Section) -> None:
-        """A section exists now."""
+        """A section exists now. Raises GenericError for RAM that does not lie on pages."""
+        if (
+            section.kind is not SectionKind.MMIO
+            and (section.base | section.size | section.block_offset) & 0xFFF
+        ):
+            raise GenericError(
+                f"memory region '{section.name}' at {section.base:#x} ({section.size:#x} bytes) "
+                "does not begin and end at a page"
+            )
+        self.section_removed(section)
+
+    def section_removed(self, section: Section) -> None:
+        """A section is gone."""
         if section.kind is SectionKind.MMIO:
             self._update_registers()
         else:
             self._remap = True
-
-    def section_removed(self, section: Section) -> None:
-        """A section is gone."""
-        self.section_added(section)
 
     def ram_written(self, address: int, size: int) -> None:
         """Translated code there is stale."""
@@ -184,11 +195,12 @@ class RiscvVcpu:
     def _map(self) -> None:
         """Give the engine its memory; a map that has changed since needs a fresh engine."""
         if self._mapped:
-            state, waits = self.save(), self._halted.value
-            self._release()
+            state, core, uc = self.save(), self._core, self._uc
             self._open()
             self._restore(state)
-            self._halted.value = waits
+            self._release(core, uc)
+            # Whoever kicked meanwhile may have kicked the old one.
+            self._core.kick()
         self._remap = False
         self._mapped = True
         self._spans = []
@@ -205,11 +217,6 @@ class RiscvVcpu:
     def _map_ram(self, section: Section) -> None:
         lib = self._lib
         assert section.block is not None
-        if section.base & 0xFFF or section.size & 0xFFF or section.block_offset & 0xFFF:
-            raise GenericError(
-                f"memory region '{section.name}' at {section.base:#x} ({section.size:#x} bytes) "
-                "does not begin and end at a page"
-            )
         host = section.block.address + section.block_offset
         lib.check(
             lib.quick.uc_mem_map_ptr(self._uc, section.base, section.size, library.PROT_ALL, host),
@@ -315,7 +322,8 @@ class RiscvVcpu:
 
     def set_deadline(self, when: int | None) -> None:
         """Kick at host monotonic time `when` (ns)."""
-        self._core.set_deadline(-1 if when is None else when)
+        self._deadline = -1 if when is None else when
+        self._core.set_deadline(self._deadline)
 
     # Addresses.
 

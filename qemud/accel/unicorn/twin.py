@@ -112,7 +112,10 @@ class Core:
             self._in_guest = True
             self._changed.notify()
         try:
-            return int(self._lib.slow.uc_emu_start(self._uc, self._pc.value, 0, 0, 0))
+            while True:
+                error = int(self._lib.slow.uc_emu_start(self._uc, self._pc.value, 0, 0, 0))
+                if not self._deliver_fault() or self._leaving:
+                    return error
         finally:
             self._in_guest = False
 
@@ -123,6 +126,8 @@ class Core:
 
     def _interrupt_soon(self) -> None:
         """Have `_interrupt` called at the next block boundary."""
+        if self._closing:
+            return
         self._interrupt_request.value |= 2
         self._icount_high.value = 0xFFFF
 
@@ -204,11 +209,7 @@ class Core:
         if self._leaving:
             self._lib.quick.uc_emu_stop(self._uc)
             return True
-        if self._pending_fault is not None:
-            number, self._pc.value, self._badaddr.value = self._pending_fault
-            self._pending_fault = None
-            self._exception_index.value = number
-            self._lib.quick.riscv_cpu_do_interrupt_riscv64(cs)
+        if self._deliver_fault():
             return True
         taken = bool(self._lib.quick.riscv_cpu_exec_interrupt_riscv64(cs, request | 2))
         if not taken and not self._mip.value:
@@ -216,6 +217,16 @@ class Core:
             if self._attention:
                 self._interrupt_request.value |= 2
         return taken or entered
+
+    def _deliver_fault(self) -> bool:
+        """Between blocks: the fault that was noted, if any."""
+        if self._pending_fault is None:
+            return False
+        number, self._pc.value, self._badaddr.value = self._pending_fault
+        self._pending_fault = None
+        self._exception_index.value = number
+        self._lib.quick.riscv_cpu_do_interrupt_riscv64(self._cs)
+        return True
 
     def _exception(self, _uc: int, number: int, _user: int) -> None:
         try:
