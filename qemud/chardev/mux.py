@@ -60,7 +60,9 @@ class MuxChardev(Chardev):
 
     async def open(self) -> None:
         """Follow the chardev below."""
-        self._below.start(self._typed, self._below_happened, self.output_drained, credit=BUFFER_SIZE)
+        self._below.start(
+            self._typed, self._below_happened, self.output_drained, credit=BUFFER_SIZE, is_open=False
+        )
 
     def close(self) -> None:
         """As in the base; the chardev below is free."""
@@ -93,6 +95,7 @@ class MuxChardev(Chardev):
     def port_started(self, port: Port) -> None:
         """As in the base."""
         self._waiting[port] = deque()
+        self._below.set_open(True)
         self.focus(port)
         if self.is_open:
             port.notify(ChardevEvent.OPENED)

@@ -304,7 +304,9 @@ class Chardevs:
         if isinstance(backend, char.ChardevBackendRingbuf | char.ChardevBackendMemory):
             from qemud.chardev.ringbuf import RingbufChardev
 
-            return RingbufChardev(label, backend.data.size, log)
+            ringbuf = RingbufChardev(label, backend.data.size, log)
+            ringbuf.filename = backend.type.value  # the only place where the old name is told from the new
+            return ringbuf
         if isinstance(backend, char.ChardevBackendMux):
             from qemud.chardev.mux import MuxChardev
 

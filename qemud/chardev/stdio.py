@@ -42,15 +42,16 @@ class StdioChardev(FileChardev):
         if StdioChardev._exists:
             raise GenericError("cannot use stdio by multiple character devices")
         try:
-            fd_in = self._own(0, os.O_RDONLY)
-            fd_out = self._own(1, os.O_WRONLY)
+            self._fds.append(fd_in := self._own(0, os.O_RDONLY))  # closed by `close`, whatever happens here
+            self._fds.append(fd_out := self._own(1, os.O_WRONLY))
         except OSError as error:
             raise GenericError(f"Failed to set FD nonblocking: {os.strerror(error.errno or 0)}") from None
         StdioChardev._exists = self._is_ours = True
         if os.isatty(0):
-            from qemud.chardev.terminal import RawTerminal
+            from qemud.chardev.terminal import RawTerminal, start_guard
 
-            self._terminal = RawTerminal(0, signals=self._signals)
+            guard = await asyncio.to_thread(start_guard, 0)
+            self._terminal = RawTerminal(0, guard, signals=self._signals)
             with contextlib.suppress(ValueError, RuntimeError):  # signals belong to the main thread
                 asyncio.get_running_loop().add_signal_handler(signal.SIGCONT, self._terminal.enter)
         self.serve(fd_in, fd_out)

@@ -31,14 +31,14 @@ IFLAG, OFLAG, CFLAG, LFLAG, CC = 0, 1, 2, 3, 6
 class RawTerminal:
     """A terminal in raw mode from construction until `restore`."""
 
-    def __init__(self, fd: int, *, signals: bool) -> None:
-        """`signals` leaves the keys for signals, such as Ctrl-C, to the terminal."""
+    def __init__(self, fd: int, guard: subprocess.Popen[bytes] | None, *, signals: bool) -> None:
+        """`guard` comes from `start_guard`; `signals` leaves the keys for signals, such as Ctrl-C, to the terminal."""
         self._fd = fd
         self._signals = signals
         self._saved = termios.tcgetattr(fd)
         self._is_raw = True
         self._handled: list[int] = []
-        self._guard = _start_guard(fd, self._saved)
+        self._guard = guard
         atexit.register(self.restore)
         if threading.current_thread() is threading.main_thread():
             for number in _DEADLY:
@@ -101,8 +101,9 @@ def _set_mode(fd: int, mode: list[Any]) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_guard(fd: int, mode: list[Any]) -> subprocess.Popen[bytes] | None:
-    """Start the shell that outlives us; None where there is no shell."""
+def start_guard(fd: int) -> subprocess.Popen[bytes] | None:
+    """Start the shell that outlives us, before the terminal is raw; None where there is no shell.  It takes a while."""
+    mode = termios.tcgetattr(fd)
     characters = [byte if isinstance(byte, int) else byte[0] for byte in mode[CC]]
     flags = (mode[IFLAG], mode[OFLAG], mode[CFLAG], mode[LFLAG], *characters)
     saved = ":".join(f"{value:x}" for value in flags)  # as `stty -g` prints it

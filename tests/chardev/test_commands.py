@@ -106,7 +106,7 @@ def test_filenames(tmp_path: Path) -> None:
             "f": "file",
             "p": "pipe",
             "r": "ringbuf",
-            "m": "ringbuf",
+            "m": "memory",
             "x": "mux",
             "t": f"pty:{made.pty}",
         }
@@ -460,7 +460,7 @@ def test_the_registry_from_the_command_line(tmp_path: Path) -> None:
     async def test(room: Room) -> None:
         chardevs = room.chardevs
         mux = await chardevs.open_options("ringbuf,id=c,mux=on")
-        assert await room.shown() == {"c-base": ("ringbuf", True), "c": ("mux", False)}
+        assert await room.shown() == {"c-base": ("ringbuf", False), "c": ("mux", False)}
         assert await chardevs.open_compact("serial0", "chardev:c") is mux
         assert await refused(chardevs.open_compact("serial0", "chardev:d")) == 'chardev "d" not found'
         assert await refused(chardevs.open_options("null,id=c")) == "Duplicate ID 'c' for chardev"
