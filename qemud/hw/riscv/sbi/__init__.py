@@ -5,11 +5,8 @@ the guest: an `ecall` from S-mode comes out of the engine and is answered by `Fi
 
     firmware.py   the device: delegation, start of the kernel, dispatch
     extension.py  what an extension is; error codes
-    base.py       BASE   what there is
-    timer.py      TIME   and the legacy set_timer
+    system.py     BASE, TIME, SRST, DBCN
     harts.py      IPI, RFENCE, HSM
-    reset.py      SRST
-    console.py    DBCN
     legacy.py     extensions 0 to 8 of version 0.1
 
 Source: RISC-V Supervisor Binary Interface Specification, version 2.0, ratified January 2024.

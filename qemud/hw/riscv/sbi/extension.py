@@ -5,6 +5,7 @@ Source: SBI 2.0, chapter 3 (binary encoding).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ INVALID_PARAM = Result(Error.INVALID_PARAM)
 INVALID_ADDRESS = Result(Error.INVALID_ADDRESS)
 
 
-class Extension:
+class Extension(ABC):
     """A group of functions under one extension id."""
 
     eid: ClassVar[int]
@@ -51,12 +52,12 @@ class Extension:
     def __init__(self, firmware: Firmware) -> None:
         self.firmware = firmware
 
+    @abstractmethod
     def call(self, fid: int, args: tuple[int, ...]) -> Result | None:
         """Function `fid` with a0 to a5, each 0 to 2^64 - 1.
 
         None leaves the registers alone: the call does not return, or is made again.
         """
-        raise NotImplementedError
 
 
 def low32(value: int) -> int:

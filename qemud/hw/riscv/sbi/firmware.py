@@ -14,14 +14,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from qemud._generated.types.hw_riscv import RiscvSbiState
-from qemud.hw.riscv.sbi.base import Base
-from qemud.hw.riscv.sbi.console import DebugConsole
 from qemud.hw.riscv.sbi.extension import MASK64, NOT_SUPPORTED, Extension, low32
 from qemud.hw.riscv.sbi.harts import Hsm, Ipi, Rfence
 from qemud.hw.riscv.sbi.legacy import EIDS as LEGACY_EIDS
 from qemud.hw.riscv.sbi.legacy import Legacy
-from qemud.hw.riscv.sbi.reset import SystemReset
-from qemud.hw.riscv.sbi.timer import Time
+from qemud.hw.riscv.sbi.system import Base, DebugConsole, SystemReset, Time
 from qemud.machine.memory import MemoryFault
 from qemud.qom.device import Device
 
