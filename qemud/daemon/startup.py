@@ -84,6 +84,7 @@ class Daemon:
             report=report,
             end=self._quit,
             resolve_fd=self._find_fd,
+            daemonized=bool(line.daemonize),
             added=added,
             removed=removed,
         )
