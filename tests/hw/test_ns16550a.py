@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qemud._generated.types.hw_riscv import Ns16550aState, SerialMmOptions
 from qemud.chardev.stream import ChardevEvent
@@ -371,6 +373,62 @@ def test_state_goes_into_another_uart_with_its_timer_and_interrupt(driver: Drive
     assert other[IIR] == 0xCC
     assert other.read_all() == b"abc"
     assert other.line.granted == WIRE_SIZE
+
+
+@settings(max_examples=100)
+@given(
+    st.booleans(),
+    st.lists(
+        st.tuples(
+            st.sampled_from(["arrive", "read", "write", "room", "stop", "go", "save"]), st.integers(0, 40)
+        ),
+        max_size=40,
+    ),
+)
+def test_nothing_is_lost_or_out_of_order_for_a_driver_that_looks_first(
+    fifos: bool, steps: list[tuple[str, int]]
+):
+    driver = Driver()
+    driver[FCR] = int(fifos)
+    arrived = got = written = b""
+    count = 0
+    for what, n in steps:
+        match what:
+            case "arrive":
+                data = bytes((count + i) & 0xFF for i in range(min(n, driver.line.granted)))
+                count += len(data)
+                arrived += data
+                driver.arrive(data)
+            case "read":
+                for _ in range(n):
+                    if driver[LSR] & 1:
+                        got += bytes((driver[RBR],))
+            case "write":
+                if driver[LSR] & 0x20:
+                    data = bytes(range(n % (17 if fifos else 2)))
+                    written += data
+                    for character in data:
+                        driver[THR] = character
+            case "room":
+                driver.line.room = n
+                if n:
+                    driver.uart.on_writable()
+            case "stop":
+                driver.vm.clock.stop()
+            case "go":
+                driver.vm.clock.start()
+                driver.vm.pass_time(1)
+            case _:
+                other = Driver()
+                other.line.sent, other.line.room = driver.line.sent, driver.line.room
+                other.uart.load(driver.uart.save())
+                driver = other
+    driver.vm.clock.start()
+    driver.vm.pass_time(1)
+    driver.line.room = 1 << 30
+    driver.uart.on_writable()
+    assert driver.line.sent == written
+    assert got + driver.read_all() == arrived
 
 
 def test_states_that_no_uart_can_be_in_are_refused():

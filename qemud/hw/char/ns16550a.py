@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from qemud._generated.types.hw_riscv import Ns16550aState, SerialMmOptions
 from qemud.chardev.stream import ChardevEvent
+from qemud.hw.char.registers import TRIGGER_LEVELS, Fcr, Ier, Iir, Lcr, Lsr, Mcr, Msr, Reg
 from qemud.machine.clock import NS_PER_SECOND
 from qemud.qapi.runtime.errors import GenericError
 from qemud.qom.device import SysBusDevice
@@ -51,67 +52,6 @@ if TYPE_CHECKING:
         def close(self) -> None:
             """Leave the character device to others."""
 
-
-class Reg:
-    """Numbers of the registers; several have two or three by direction and by DLAB."""
-
-    RBR = THR = DLL = 0
-    IER = DLM = 1
-    IIR = FCR = 2
-    LCR = 3
-    MCR = 4
-    LSR = 5
-    MSR = 6
-    SCR = 7
-
-
-IER_ERBFI = 0x01  # received data available
-IER_ETBEI = 0x02  # transmitter holding register empty
-IER_ELSI = 0x04  # receiver line status
-IER_EDSSI = 0x08  # modem status
-
-IIR_NO_INTERRUPT = 0x01
-IIR_MODEM_STATUS = 0x00
-IIR_THR_EMPTY = 0x02
-IIR_RECEIVED_DATA = 0x04
-IIR_LINE_STATUS = 0x06
-IIR_TIMEOUT = 0x0C
-IIR_FIFOS_ENABLED = 0xC0
-
-FCR_ENABLE = 0x01
-FCR_RESET_RECEIVER = 0x02
-FCR_RESET_TRANSMITTER = 0x04
-FCR_TRIGGER = 0xC0
-_TRIGGER_LEVELS = (1, 4, 8, 14)
-
-LCR_BREAK = 0x40
-LCR_DLAB = 0x80
-
-MCR_DTR = 0x01
-MCR_RTS = 0x02
-MCR_OUT1 = 0x04
-MCR_OUT2 = 0x08
-MCR_LOOP = 0x10
-
-LSR_DR = 0x01
-LSR_OE = 0x02
-LSR_PE = 0x04
-LSR_FE = 0x08
-LSR_BI = 0x10
-LSR_THRE = 0x20
-LSR_TEMT = 0x40
-_LSR_ERRORS = LSR_OE | LSR_PE | LSR_FE | LSR_BI
-_LSR_EMPTY = LSR_THRE | LSR_TEMT
-
-MSR_DCTS = 0x01
-MSR_DDSR = 0x02
-MSR_TERI = 0x04
-MSR_DDCD = 0x08
-MSR_CTS = 0x10
-MSR_DSR = 0x20
-MSR_RI = 0x40
-MSR_DCD = 0x80
-_MSR_DELTAS = 0x0F
 
 FIFO_SIZE = 16
 WIRE_SIZE = 64
@@ -213,18 +153,18 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
     def receive_break(self) -> None:
         """A break from outside: a zero character with BI set."""
         state = self.state
-        if state.fcr & FCR_ENABLE:
+        if state.fcr & Fcr.ENABLE:
             if len(state.recv_fifo) < FIFO_SIZE:
                 state.recv_fifo.append(0)
         else:
             state.rbr = 0
-        state.lsr |= LSR_BI | LSR_DR
+        state.lsr |= Lsr.BI | Lsr.DR
         self._update_irq()
 
     def on_writable(self) -> None:
         """The character device takes more: send what waits."""
         state = self.state
-        if not state.lsr & LSR_THRE and self._writable():
+        if not state.lsr & Lsr.THRE and self._writable():
             self._send(bytes(state.xmit_fifo))
             state.xmit_fifo.clear()
             self._transmitter_empty()
@@ -233,7 +173,7 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
 
     def console_write(self, data: bytes) -> int:
         """Send characters past the registers, in order with what went through them; how many were taken, maybe none."""
-        if not self.state.lsr & LSR_THRE or not self._writable():
+        if not self.state.lsr & Lsr.THRE or not self._writable():
             return 0
         self._send(data)
         return len(data)
@@ -241,7 +181,7 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
     def console_read(self, count: int) -> bytes:
         """Take up to `count` received characters."""
         taken = bytearray()
-        while len(taken) < count and self.state.lsr & LSR_DR:
+        while len(taken) < count and self.state.lsr & Lsr.DR:
             taken.append(self._read_rbr())
         return bytes(taken)
 
@@ -252,19 +192,19 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
         del size
         state = self.state
         match offset >> self._shift:
-            case Reg.LSR:  # LSR, by far the one that is read most
+            case Reg.LSR:  # by far the one that is read most
                 value = state.lsr
-                if value & _LSR_ERRORS:
-                    state.lsr = value & ~_LSR_ERRORS
+                if value & Lsr.ERRORS:
+                    state.lsr = value & ~Lsr.ERRORS
                     self._update_irq()
                 return value
             case Reg.RBR:
-                return state.divider & 0xFF if state.lcr & LCR_DLAB else self._read_rbr()
+                return state.divider & 0xFF if state.lcr & Lcr.DLAB else self._read_rbr()
             case Reg.IER:
-                return state.divider >> 8 if state.lcr & LCR_DLAB else state.ier
+                return state.divider >> 8 if state.lcr & Lcr.DLAB else state.ier
             case Reg.IIR:
                 value = state.iir
-                if value & 0x0F == IIR_THR_EMPTY:
+                if value & Iir.IDENTITY == Iir.THR_EMPTY:
                     state.thr_pending = False
                     self._update_irq()
                 return value
@@ -274,8 +214,8 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
                 return state.mcr
             case Reg.MSR:
                 value = state.msr
-                if value & _MSR_DELTAS:
-                    state.msr = value & ~_MSR_DELTAS
+                if value & Msr.DELTAS:
+                    state.msr = value & ~Msr.DELTAS
                     self._update_irq()
                 return value
             case _:
@@ -288,12 +228,12 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
         state = self.state
         match offset >> self._shift:
             case Reg.THR:
-                if state.lcr & LCR_DLAB:
+                if state.lcr & Lcr.DLAB:
                     state.divider = state.divider & 0xFF00 | value
                 else:
                     self._write_thr(value)
             case Reg.IER:
-                if state.lcr & LCR_DLAB:
+                if state.lcr & Lcr.DLAB:
                     state.divider = state.divider & 0xFF | value << 8
                 else:
                     self._write_ier(value & 0x0F)
@@ -302,7 +242,7 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
             case Reg.LCR:
                 state.lcr = value
             case Reg.MCR:
-                state.mcr = value & 0x1F
+                state.mcr = value & Mcr.ALL
                 self._update_modem_status()
                 self._take_in()
             case Reg.SCR:
@@ -312,66 +252,66 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
 
     def _read_rbr(self) -> int:
         state = self.state
-        if state.fcr & FCR_ENABLE:
+        if state.fcr & Fcr.ENABLE:
             fifo = state.recv_fifo
             value = fifo.pop(0) if fifo else 0
             if fifo:
                 self._arm_timeout()
             else:
-                state.lsr &= ~LSR_DR
+                state.lsr &= ~Lsr.DR
                 self._cancel_timeout()
             state.timeout_pending = False
         else:
             value = state.rbr
-            state.lsr &= ~LSR_DR
+            state.lsr &= ~Lsr.DR
         self._take_in()
         self._update_irq()
         return value
 
     def _write_thr(self, value: int) -> None:
         state = self.state
-        if state.mcr & MCR_LOOP:
+        if state.mcr & Mcr.LOOP:
             self._put_received(value)
             self._transmitter_empty()
-        elif state.lsr & LSR_THRE and self._writable():
+        elif state.lsr & Lsr.THRE and self._writable():
             # Empty again at once: an interrupt that was pending before is pending still.
             self._send(bytes((value,)))
             self._transmitter_empty()
         else:
             state.thr_pending = False
             # The transmitter is full of what nobody takes: a driver that looks at THRE has at most a FIFO's worth to write.
-            depth = FIFO_SIZE if state.fcr & FCR_ENABLE else 1
+            depth = FIFO_SIZE if state.fcr & Fcr.ENABLE else 1
             if len(state.xmit_fifo) >= depth:
                 del state.xmit_fifo[0]
             state.xmit_fifo.append(value)
-            state.lsr &= ~_LSR_EMPTY
+            state.lsr &= ~Lsr.EMPTY
             self._update_irq()
 
     def _write_ier(self, value: int) -> None:
         state = self.state
         changed = state.ier ^ value
         state.ier = value
-        if changed & IER_ETBEI:
+        if changed & Ier.ETBEI:
             # Enabling the interrupt while the transmitter is empty raises it, even if IIR was read before.
-            state.thr_pending = bool(value & IER_ETBEI and state.lsr & LSR_THRE)
+            state.thr_pending = bool(value & Ier.ETBEI and state.lsr & Lsr.THRE)
         if changed:
             self._update_irq()
 
     def _write_fcr(self, value: int) -> None:
         state = self.state
-        if (value ^ state.fcr) & FCR_ENABLE:
-            value |= FCR_RESET_RECEIVER | FCR_RESET_TRANSMITTER
-        if value & FCR_RESET_RECEIVER:
+        if (value ^ state.fcr) & Fcr.ENABLE:
+            value |= Fcr.RESET_RECEIVER | Fcr.RESET_TRANSMITTER
+        if value & Fcr.RESET_RECEIVER:
             state.recv_fifo.clear()
-            state.lsr &= ~(LSR_DR | LSR_BI)
+            state.lsr &= ~(Lsr.DR | Lsr.BI)
             state.timeout_pending = False
             self._cancel_timeout()
-        if value & FCR_RESET_TRANSMITTER:
+        if value & Fcr.RESET_TRANSMITTER:
             state.xmit_fifo.clear()
-            state.lsr |= _LSR_EMPTY
+            state.lsr |= Lsr.EMPTY
             state.thr_pending = True
         # DMA mode and the trigger level can only be set together with the enable bit.
-        state.fcr = value & 0xC9 if value & FCR_ENABLE else 0
+        state.fcr = value & Fcr.KEPT if value & Fcr.ENABLE else 0
         self._take_in()
         self._update_irq()
 
@@ -389,13 +329,13 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
         """Move characters from the wire into the receiver while there is room, and ask for as many more."""
         state = self.state
         wire = state.wire
-        if not wire or state.mcr & MCR_LOOP:
+        if not wire or state.mcr & Mcr.LOOP:
             return
-        if state.fcr & FCR_ENABLE:
+        if state.fcr & Fcr.ENABLE:
             count = min(len(wire), FIFO_SIZE - len(state.recv_fifo))
             state.recv_fifo.extend(wire[:count])
         else:
-            count = 0 if state.lsr & LSR_DR else 1
+            count = 0 if state.lsr & Lsr.DR else 1
             if count:
                 state.rbr = wire[0]
         if not count:
@@ -414,28 +354,34 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
     def _put_received(self, value: int) -> None:
         """One character from the own transmitter (loopback), which may overrun."""
         state = self.state
-        if state.fcr & FCR_ENABLE:
+        if state.fcr & Fcr.ENABLE:
             if len(state.recv_fifo) < FIFO_SIZE:
                 state.recv_fifo.append(value)
             else:
-                state.lsr |= LSR_OE
+                state.lsr |= Lsr.OE
         else:
-            if state.lsr & LSR_DR:
-                state.lsr |= LSR_OE
+            if state.lsr & Lsr.DR:
+                state.lsr |= Lsr.OE
             state.rbr = value
         self._received()
 
     def _received(self) -> None:
         state = self.state
-        state.lsr |= LSR_DR
-        if state.fcr & FCR_ENABLE:
+        state.lsr |= Lsr.DR
+        if state.fcr & Fcr.ENABLE:
             self._arm_timeout()
         self._update_irq()
 
     def _character_time(self) -> int:
         """How long a character takes, ns, with the format in LCR; a divisor of 0 counts as about 3500 baud."""
         state = self.state
-        bits = 1 + 5 + (state.lcr & 3) + (2 if state.lcr & 0x04 else 1) + (1 if state.lcr & 0x08 else 0)
+        bits = (
+            1
+            + 5
+            + (state.lcr & Lcr.WORD_LENGTH)
+            + (2 if state.lcr & Lcr.STOP_BITS else 1)
+            + (1 if state.lcr & Lcr.PARITY else 0)
+        )
         if not state.divider:
             return NS_PER_SECOND * bits // 3500
         return NS_PER_SECOND * bits * state.divider // self.options.baudbase
@@ -468,10 +414,10 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
 
     def _transmitter_empty(self) -> None:
         state = self.state
-        state.lsr |= _LSR_EMPTY
+        state.lsr |= Lsr.EMPTY
         if not state.thr_pending:
             state.thr_pending = True
-            if state.ier & IER_ETBEI:
+            if state.ier & Ier.ETBEI:
                 self._update_irq()
 
     # -- modem lines and the interrupt ------------------------------------------------------------------------------
@@ -480,15 +426,15 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
         """MSR from the modem's lines: always connected and ready, or the own outputs in loopback."""
         state = self.state
         mcr = state.mcr
-        if mcr & MCR_LOOP:
-            lines = (mcr & MCR_RTS) << 3 | (mcr & MCR_DTR) << 5 | (mcr & (MCR_OUT1 | MCR_OUT2)) << 4
+        if mcr & Mcr.LOOP:
+            lines = (mcr & Mcr.RTS) << 3 | (mcr & Mcr.DTR) << 5 | (mcr & (Mcr.OUT1 | Mcr.OUT2)) << 4
         else:
-            lines = MSR_DCD | MSR_DSR | MSR_CTS
-        old = state.msr & 0xF0
+            lines = Msr.DCD | Msr.DSR | Msr.CTS
+        old = state.msr & Msr.LINES
         deltas = (old ^ lines) >> 4
-        if lines & MSR_RI:
-            deltas &= ~MSR_TERI  # only the trailing edge counts
-        state.msr = lines | state.msr & _MSR_DELTAS | deltas
+        if lines & Msr.RI:
+            deltas &= ~Msr.TERI  # only the trailing edge counts
+        state.msr = lines | state.msr & Msr.DELTAS | deltas
         if deltas:
             self._update_irq()
 
@@ -497,20 +443,20 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
         state = self.state
         ier = state.ier
         lsr = state.lsr
-        cause = IIR_NO_INTERRUPT
-        if ier & IER_ELSI and lsr & _LSR_ERRORS:
-            cause = IIR_LINE_STATUS
-        elif ier & IER_ERBFI and state.timeout_pending:
-            cause = IIR_TIMEOUT
+        cause = Iir.NO_INTERRUPT
+        if ier & Ier.ELSI and lsr & Lsr.ERRORS:
+            cause = Iir.LINE_STATUS
+        elif ier & Ier.ERBFI and state.timeout_pending:
+            cause = Iir.TIMEOUT
         elif (
-            ier & IER_ERBFI
-            and lsr & LSR_DR
-            and (not state.fcr & FCR_ENABLE or len(state.recv_fifo) >= _TRIGGER_LEVELS[state.fcr >> 6])
+            ier & Ier.ERBFI
+            and lsr & Lsr.DR
+            and (not state.fcr & Fcr.ENABLE or len(state.recv_fifo) >= TRIGGER_LEVELS[state.fcr >> 6])
         ):
-            cause = IIR_RECEIVED_DATA
-        elif ier & IER_ETBEI and state.thr_pending:
-            cause = IIR_THR_EMPTY
-        elif ier & IER_EDSSI and state.msr & _MSR_DELTAS:
-            cause = IIR_MODEM_STATUS
-        state.iir = cause | (IIR_FIFOS_ENABLED if state.fcr & FCR_ENABLE else 0)
-        self.irqs[0].set(0 if cause & IIR_NO_INTERRUPT else 1)
+            cause = Iir.RECEIVED_DATA
+        elif ier & Ier.ETBEI and state.thr_pending:
+            cause = Iir.THR_EMPTY
+        elif ier & Ier.EDSSI and state.msr & Msr.DELTAS:
+            cause = Iir.MODEM_STATUS
+        state.iir = cause | (Iir.FIFOS_ENABLED if state.fcr & Fcr.ENABLE else 0)
+        self.irqs[0].set(0 if cause & Iir.NO_INTERRUPT else 1)
