@@ -174,7 +174,7 @@ class VirtualMachine:
                 return
             await self.mailboxes.call(self._pause_in_machine)
             if cause is ShutdownCause.GUEST_PANIC and self.actions.panic is PanicAction.EXIT_FAILURE:
-                status = 1
+                status = status or 1
             self.end(status)
 
     async def powerdown(self) -> None:
@@ -183,8 +183,8 @@ class VirtualMachine:
         for press in self.on_powerdown:
             await self.mailboxes.call(press)
 
-    async def panic(self) -> None:
-        """Do what the action for a crash of the guest is."""
+    async def panic(self, status: int = 0) -> None:
+        """Do what the action for a crash of the guest is; `status` is what the process ends with, if it does."""
         action = self.actions.panic
         if action is PanicAction.NONE:
             events.guest_panicked(self.emit, action=GuestPanicAction.RUN)
@@ -200,7 +200,7 @@ class VirtualMachine:
         )
         await self.stop(RunState.GUEST_PANICKED)
         if not pauses:
-            await self.shutdown(ShutdownCause.GUEST_PANIC)
+            await self.shutdown(ShutdownCause.GUEST_PANIC, status)
 
     # Requests, from a device in the machine thread or from the loop.
 
@@ -212,9 +212,9 @@ class VirtualMachine:
         """Shut down soon; from the machine thread the guest is halted at once."""
         self._request(self.shutdown, cause, status)
 
-    def guest_panicked(self) -> None:
+    def guest_panicked(self, status: int = 0) -> None:
         """The guest reports a crash; from the machine thread it is halted at once."""
-        self._request(self.panic)
+        self._request(self.panic, status)
 
     def internal_error(self) -> None:
         """The engine cannot go on: stop in the state `internal-error`."""
