@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from qemud.chardev.log import Log
 
 
-def open_path(path: str, flags: int) -> int:
-    """open(2) with QEMU's error text.
+def open_path(path: str, flags: int, trouble: str = "Could not open") -> int:
+    """open(2) with QEMU's error text, which begins with `trouble`.
 
     A FIFO is opened for both directions: so it waits for nobody, and that the other side comes and goes is not an end of input.
     """
@@ -33,9 +33,9 @@ def open_path(path: str, flags: int) -> int:
     try:
         return os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK, 0o666)
     except OSError as error:
-        raise GenericError(f"Could not open '{path}': {os.strerror(error.errno or 0)}") from None
+        raise GenericError(f"{trouble} '{path}': {os.strerror(error.errno or 0)}") from None
     except ValueError:  # a NUL in the name
-        raise GenericError(f"Could not open '{path}': {os.strerror(errno.EINVAL)}") from None
+        raise GenericError(f"{trouble} '{path}': {os.strerror(errno.EINVAL)}") from None
 
 
 class FileChardev(DescriptorChardev):

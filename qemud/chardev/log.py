@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-import errno
 import os
+from typing import TYPE_CHECKING
 
+from qemud.chardev.file import open_path
 from qemud.chardev.pool import PooledWriter
-from qemud.qapi.runtime.errors import GenericError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Log:
-    """A log is best effort: a full disk does not stop the guest, as in QEMU."""
+    """A log is best effort: a full disk, or a pipe that nobody reads, does not stop the guest.  A slow disk slows it."""
 
     def __init__(self, path: str, *, append: bool) -> None:
         """GenericError: the file cannot be made."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_APPEND if append else os.O_TRUNC)
-        try:
-            fd = os.open(path, flags, 0o666)
-        except OSError as error:
-            raise GenericError(f"Could not create '{path}': {os.strerror(error.errno or 0)}") from None
-        except ValueError:  # a NUL
-            raise GenericError(f"Could not create '{path}': {os.strerror(errno.EINVAL)}") from None
-        self._writer = PooledWriter(fd)
+        flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC)
+        self.on_drained: Callable[[], object] = lambda: None
+        self._writer = PooledWriter(open_path(path, flags, "Could not create"), drained=self._drained)
+
+    def _drained(self) -> None:
+        """Few bytes are pending."""
+        self.on_drained()
 
     def write(self, data: bytes) -> None:
         """Append to the log."""
         self._writer.write(data)
+
+    @property
+    def pending(self) -> int:
+        """How many bytes are not in the file yet."""
+        return self._writer.pending
 
     def close(self) -> None:
         """Write what is left and close the file."""

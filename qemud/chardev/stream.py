@@ -127,7 +127,7 @@ class Port:
     @property
     def pending(self) -> int:
         """How many written bytes the outside has not taken yet."""
-        return 0 if self.chardev is None else self.chardev.pending
+        return 0 if self.chardev is None else self.chardev.backlog
 
     async def drain(self) -> None:
         """Wait until few bytes are pending; returns too when the other side is gone."""
@@ -214,6 +214,8 @@ class Chardev:
         self._port: Port | None = None
         self._attaching = Lock()
         self._log = log
+        if log is not None:
+            log.on_drained = self.output_drained
         self._inbox: deque[bytes | ChardevEvent] = deque()
         self._flushing = False
         self._empty: asyncio.Future[None] | None = None
@@ -318,9 +320,14 @@ class Chardev:
             self._log.write(data)
         self.transmit(data)
 
+    @property
+    def backlog(self) -> int:
+        """How many written bytes have not left, or are not in the log yet, whichever is more."""
+        return self.pending if self._log is None else max(self.pending, self._log.pending)
+
     async def drain(self) -> None:
         """Wait until all output has left or the other side is gone."""
-        while self.pending:
+        while self.backlog:
             self._empty = asyncio.get_running_loop().create_future()
             await self._empty
         self._empty = None

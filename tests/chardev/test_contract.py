@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -297,3 +298,37 @@ def test_bytes_in_are_bytes_out(  # noqa: PLR0917 - what hypothesis draws
         await rig.chardevs.close_all()
 
     run_on(loop, main())
+
+
+def test_a_log_that_nobody_reads_stops_nobody(run, tmp_path: Path) -> None:
+    """A named pipe as the log: what it has no room for is lost, but nothing waits."""
+    os.mkfifo(tmp_path / "log")
+
+    async def main() -> None:
+        rig = UnixServer(tmp_path)
+        chardev = await rig.open(f",logfile={tmp_path}/log")
+        user = User(chardev)
+        peer = await rig.peer()
+        await user.sees(ChardevEvent.OPENED)
+        reading = asyncio.create_task(peer.read(len(BIG)))
+        user.port.write(BIG)
+        assert await reading == BIG
+        await user.until(lambda: user.port.pending == 0)
+        await rig.chardevs.close_all()
+        peer.close()
+
+    run(main())
+
+
+def test_a_log_slower_than_the_line_slows_the_writer(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig = UnixServer(tmp_path)
+        user = User(await rig.open(f",logfile={tmp_path}/log"))
+        user.port.write(b"x" * 100_000)  # nobody is connected: only the log has it
+        assert user.port.pending == 100_000
+        await user.until(lambda: user.drains)
+        assert user.port.pending == 0
+        assert (tmp_path / "log").read_bytes() == b"x" * 100_000
+        await rig.chardevs.close_all()
+
+    run_on("asyncio", main())
