@@ -45,13 +45,12 @@ def _add_check(subcommands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument(
         "--bindings", action="store_true", help="check that handlers and types agree with qemud's own schema"
     )
-    parser.set_defaults(run=_check)
+    parser.set_defaults(run=_check, refuse=parser.error)
 
 
 def _check(arguments: argparse.Namespace) -> int:
     if not arguments.schemas and not arguments.bindings:
-        sys.stderr.write("check: name a SCHEMA, or say --bindings\n")
-        return 1
+        arguments.refuse("name a SCHEMA, or say --bindings")
     for path in arguments.schemas:
         load(path)
     if not arguments.bindings:
