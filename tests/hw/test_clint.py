@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qemud._generated.types.hw_riscv import RiscvAclintMtimerOptions, RiscvAclintSwiOptions
 from qemud.hw.intc.clint import AclintMtimer, AclintSwi
@@ -97,6 +99,27 @@ def test_far_times_arm_nothing_that_breaks():
         device.write(0, value, 8)
         vm.pass_time(10**9)
         assert lines[0] == 0
+
+
+@settings(max_examples=100)
+@given(
+    st.sampled_from([10_000_000, 32_768, 1_000_000_000, 3_000_001, 1]),
+    st.integers(0, 10**15),
+    st.integers(0, NEVER),
+    st.integers(0, 10**6),
+)
+def test_a_deadline_is_the_first_moment_of_its_tick(frequency: int, now: int, mtime: int, ahead: int):
+    device, vm, _ = timer(timebase_freq=frequency)
+    vm.time.ns += now
+    device.write(MTIME, mtime, 8)
+    target = mtime + 1 + ahead
+    if target > NEVER:
+        return
+    deadline = device.deadline(target)
+    vm.clock.load(deadline - 1)
+    assert device.time() < target
+    vm.clock.load(deadline)
+    assert device.time() == target
 
 
 def test_the_guest_may_set_mtime_and_the_counter_follows():

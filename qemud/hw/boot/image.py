@@ -19,6 +19,7 @@ import os
 import stat
 import struct
 import zlib
+from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple
 
 from qemud.hw.boot.elf import ElfError, is_elf, parse_elf
@@ -87,18 +88,19 @@ class BootPlan:
     """Everything that is in guest memory when it begins to run."""
 
     def __init__(self) -> None:
-        self._parts: list[Part] = []
+        self._parts: list[Part] = []  # by address
 
     def add(self, parts: Iterable[Part]) -> None:
         """Add parts; two that overlap are refused with both names."""
         for part in parts:
-            for other in self._parts:
+            index = bisect_left(self._parts, part.address, key=lambda other: other.address)
+            for other in self._parts[max(index - 1, 0) : index + 1]:
                 if part.address < other.address + other.size and other.address < part.address + part.size:
                     raise GenericError(
                         f"'{part.name}' ({part.address:#x}-{part.address + part.size - 1:#x}) overlaps "
                         f"'{other.name}' ({other.address:#x}-{other.address + other.size - 1:#x}) in guest memory"
                     )
-            self._parts.append(part)
+            self._parts.insert(index, part)
 
     def check(self, memory: AddressSpace) -> None:
         """See that everything fits; GenericError names what does not."""

@@ -177,11 +177,8 @@ class AclintMtimer(
 
     def deadline(self, ticks: int) -> int:
         """When, in ns of the virtual clock, MTIME will be `ticks`; a time past if it is that already."""
-        ahead = ticks - self.time()
-        nanoseconds = -(-ahead * NS_PER_SECOND // self.options.timebase_freq)
-        # Time passes within a tick, too: count from the tick's beginning.
-        begin = -(-self._ticks() * NS_PER_SECOND // self.options.timebase_freq)
-        return min(begin + nanoseconds, _LATEST)
+        when = self._ticks() + ticks - self.time()  # on the clock that nobody has moved
+        return min(-(-when * NS_PER_SECOND // self.options.timebase_freq), _LATEST)
 
     def _set_delta(self, ticks: int) -> None:
         """Move MTIME, and with it the counter that `rdtime` reads, against the virtual clock."""
