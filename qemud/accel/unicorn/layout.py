@@ -28,7 +28,8 @@ CPU_ENV_PTR = 296
 CPU_ICOUNT_DECR_PTR = 304
 CPU_TB_JMP_CACHE = 312
 CPU_AFTER_JMP_CACHE = CPU_TB_JMP_CACHE + 4096 * 8
-CPU_MEM_IO_PC = CPU_AFTER_JMP_CACHE + 64
+AFTER_MEM_IO_PC = 64
+AFTER_UC = 112
 
 REGION_OPS = 16
 REGION_OPAQUE = 24
@@ -173,12 +174,14 @@ def _find(lib: Library, uc: int, memory: _Memory) -> Fields:
     if memory.u32(fields.interrupt_request) != 0 or memory.u32(fields.next_block) != 0xFFFF_FFFF:
         raise _wrong("interrupt request")
 
-    fields.mem_io_pc = cs + CPU_MEM_IO_PC
-    tail = memory.bytes(cs + CPU_AFTER_JMP_CACHE, 256)
-    position = tail.find(struct.pack("<Q", uc))
-    if position < 16 or memory.u64(fields.mem_io_pc) != 0:
+    # Behind the cache of jumps: two empty lists, which point to themselves, and mem_io_pc.
+    after = cs + CPU_AFTER_JMP_CACHE
+    fields.mem_io_pc = after + AFTER_MEM_IO_PC
+    if (memory.u64(after + 24), memory.u64(after + 40)) != (after + 16, after + 32):
+        raise _wrong("jump cache")
+    if memory.u64(fields.mem_io_pc) != 0 or memory.u64(after + AFTER_UC) != uc:
         raise _wrong("exception index")
-    tail_address = cs + CPU_AFTER_JMP_CACHE + position
+    tail_address = after + AFTER_UC
     fields.exception_index = tail_address - 8
     fields.halted = tail_address - 16
     if memory.u32(fields.halted) != 0 or memory.u32(fields.exception_index) != 0xFFFF_FFFF:

@@ -122,7 +122,7 @@ def create_core(
         except ImportError:
             from qemud.accel.unicorn.twin import LACKS
 
-            log.warning("built without the C extension: %s", LACKS)
+            log.warning("built without the C extension", lacks=LACKS)
         else:
             return Fast(found, handler, fault, ns_per_tick)
     from qemud.accel.unicorn.twin import Core as Twin

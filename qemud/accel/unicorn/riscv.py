@@ -436,6 +436,10 @@ class RiscvVcpu:
             **plain,
         )
 
+    def check(self, state: RiscvCpuState) -> None:
+        """Raise GenericError for a state that no hart of this kind can be in."""
+        _check(state)
+
     def load(self, state: RiscvCpuState) -> None:
         """Take over a saved state, after checks of everything that the engine does not check itself."""
         _check(state)
