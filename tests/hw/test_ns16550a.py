@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from qemud._generated.types.hw_riscv import Ns16550aState, SerialMmOptions
 from qemud.chardev.stream import ChardevEvent
-from qemud.hw.char.ns16550a import FIFO_SIZE, WIRE_SIZE, Ns16550a
+from qemud.hw.char.ns16550a import FIFO_SIZE, MOST_ON_WIRE, WIRE_SIZE, Ns16550a
 from qemud.qapi.runtime.errors import GenericError
 from tests.hw.support import bring_up
 
@@ -434,7 +434,7 @@ def test_nothing_is_lost_or_out_of_order_for_a_driver_that_looks_first(
 def test_states_that_no_uart_can_be_in_are_refused():
     uart = Ns16550a()
     bring_up(uart)
-    for field, size in (("recv_fifo", 17), ("xmit_fifo", 17), ("wire", 65)):
+    for field, size in (("recv_fifo", 17), ("xmit_fifo", 17), ("wire", MOST_ON_WIRE + 1)):
         state = Ns16550aState(recv_fifo=[], xmit_fifo=[], wire=[])
         setattr(state, field, [0] * size)
         with pytest.raises(GenericError, match=f"has {size} characters"):

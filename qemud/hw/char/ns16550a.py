@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 FIFO_SIZE = 16
 WIRE_SIZE = 64
 """How much the character device may send ahead of the guest."""
+MOST_ON_WIRE = 4096
+"""How much a saved state may have there: what was allowed to come before the state was loaded comes behind it."""
 
 
 class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, state=Ns16550aState):
@@ -120,7 +122,7 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
         for name, fifo, size in (
             ("recv-fifo", state.recv_fifo, FIFO_SIZE),
             ("xmit-fifo", state.xmit_fifo, FIFO_SIZE),
-            ("wire", state.wire, WIRE_SIZE),
+            ("wire", state.wire, MOST_ON_WIRE),
         ):
             if len(fifo) > size:
                 raise GenericError(f"'{name}' has {len(fifo)} characters, expected at most {size}")
