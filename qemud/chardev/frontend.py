@@ -6,7 +6,8 @@
 
 The device's side (`write`, `writable`, `grant`, `close`) belongs to the machine thread and never waits; the device's callbacks come
 there too.  Whatever happens in one burst crosses in one message: the mailbox is rung once, and the other side takes all there is.
-Counters go one way each, so that neither thread needs a lock.
+Counters go one way each, so that neither thread needs a lock.  A guest writes a console byte by byte, which to a loop that sleeps is
+one burst a byte: so the loop takes the first byte at once, and what follows every millisecond, until it is quiet again.
 
 Back-pressure: bytes that the outside has not taken count as in flight; from `HIGH_WATER` on `writable` is False, and `on_writable`
 is called when there is room again.  Input comes only as far as it was granted.
@@ -14,6 +15,7 @@ is called when there is room again.  Input comes only as far as it was granted.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 HIGH_WATER = 64 * 1024
 """Bytes in flight from which on a device should wait."""
+
+GATHER_TIME = 0.001
+"""Seconds between looks for more output, while there is some."""
 
 
 class Mailboxes(Protocol):
@@ -48,10 +53,12 @@ class Frontend:
         event: Callable[[ChardevEvent], object] | None = None,
         on_writable: Callable[[], object] | None = None,
         is_open: bool = True,
+        call_later: Callable[[float, Callable[[], object]], object] | None = None,
     ) -> None:
         """Reserve the chardev; input and events begin soon.  From either thread.
 
-        `receive` gets no more bytes than were granted.  `is_open` is what query-chardev shows as frontend-open.
+        `receive` gets no more bytes than were granted.  `is_open` is what query-chardev shows as frontend-open;
+        `call_later` is the loop's, except in tests.
         GenericError: the chardev has a user.
         """
         self._port = chardev.attach()
@@ -59,6 +66,7 @@ class Frontend:
         self._receive = receive
         self._event = event
         self._on_writable = on_writable
+        self._call_later = call_later
         self._closed = False
         # machine thread writes, loop reads
         self._out: deque[bytes] = deque()
@@ -66,6 +74,7 @@ class Frontend:
         self._written = 0
         self._waiting = False
         self._granted = 0
+        self._grant_scheduled = False
         # loop writes, machine thread reads
         self._in: deque[bytes | ChardevEvent] = deque()
         self._in_scheduled = False
@@ -81,7 +90,9 @@ class Frontend:
         if data and not self._closed:
             self._out.append(data)
             self._written += len(data)
-            self._schedule_out()
+            if not self._out_scheduled:
+                self._out_scheduled = True
+                self._mailboxes.send(self._pass_out)
 
     @property
     def in_flight(self) -> int:
@@ -100,7 +111,9 @@ class Frontend:
         """Take `count` more bytes of input."""
         if count > 0 and not self._closed:
             self._granted += count
-            self._schedule_out()
+            if not self._grant_scheduled:
+                self._grant_scheduled = True
+                self._mailboxes.send(self._pass_grant)
 
     def set_open(self, is_open: bool) -> None:
         """Say whether the guest listens, for query-chardev."""
@@ -111,12 +124,6 @@ class Frontend:
         if not self._closed:
             self._closed = True
             self._mailboxes.send(self._detach)
-
-    def _schedule_out(self) -> None:
-        """Ring the loop, once a burst."""
-        if not self._out_scheduled:
-            self._out_scheduled = True
-            self._mailboxes.send(self._pass_out)
 
     def _pass_in(self) -> None:
         """Hand the device what came, on its thread."""
@@ -147,28 +154,51 @@ class Frontend:
 
     def _start(self, is_open: bool) -> None:
         """Begin to receive."""
+        if self._call_later is None:
+            self._call_later = asyncio.get_running_loop().call_later
         self._port.start(
-            self._received, self._happened, self._update_left, credit=0, is_open=is_open, can_change=True
+            self._received,
+            self._happened,
+            self._update_left,
+            gather=self._take_out,
+            credit=0,
+            is_open=is_open,
+            can_change=True,
         )
 
     def _detach(self) -> None:
         """The device is gone."""
-        self._pass_out()
+        self._take_out()
         self._port.detach()
 
-    def _pass_out(self) -> None:
-        """Pass on what the device wrote and granted."""
-        self._out_scheduled = False
+    def _pass_grant(self) -> None:
+        """Pass on what the device granted."""
+        self._grant_scheduled = False
         granted = self._granted
-        if granted > self._granted_seen:
-            more, self._granted_seen = granted - self._granted_seen, granted
-            self._port.grant(more)
+        more, self._granted_seen = granted - self._granted_seen, granted
+        self._port.grant(more)
+
+    def _pass_out(self) -> None:
+        """Pass on what the device wrote, and look again in a while; when there was nothing, wait to be called."""
+        if not self._take_out():
+            self._out_scheduled = False
+            if not self._out:  # the device may have written before it could know that we do not look
+                return
+            self._out_scheduled = True
+            self._take_out()
+        assert self._call_later is not None
+        self._call_later(GATHER_TIME, self._pass_out)
+
+    def _take_out(self) -> bool:
+        """Pass on what the device wrote; whether it wrote anything."""
         out = self._out
-        if out:
-            data = out.popleft() if len(out) == 1 else b"".join([out.popleft() for _ in range(len(out))])
-            self._passed_on += len(data)
-            self._port.write(data)
-            self._update_left()
+        if not out:
+            return False
+        data = out.popleft() if len(out) == 1 else b"".join([out.popleft() for _ in range(len(out))])
+        self._passed_on += len(data)
+        self._port.write(data)
+        self._update_left()
+        return True
 
     def _update_left(self) -> None:
         """Count what has left; a device that waits is told when there is room."""

@@ -145,6 +145,11 @@ class MuxChardev(Chardev):
                 self._line_starts = True
         self._below.write(bytes(stamped))
 
+    def gather(self) -> None:
+        """As in the base, all of them."""
+        for port in list(self._ports):
+            port.gather()
+
     @property
     def pending(self) -> int:
         """As in the base."""

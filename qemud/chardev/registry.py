@@ -42,6 +42,8 @@ def _ignore(_: object) -> None:
 
 async def _drain(chardevs: list[Chardev]) -> None:
     """Let pending output leave, for a short while."""
+    for chardev in chardevs:
+        chardev.gather()
     drains = [asyncio.ensure_future(chardev.drain()) for chardev in chardevs]
     if not drains:
         return

@@ -63,6 +63,7 @@ class Port:
         "_credit",
         "_drained",
         "_event",
+        "_gather",
         "_paused",
         "_receive",
         "_waiters",
@@ -78,6 +79,7 @@ class Port:
         self._receive: Callable[[bytes], object] = _ignore
         self._event: Callable[[ChardevEvent], object] = _ignore
         self._drained: Callable[[], object] | None = None
+        self._gather: Callable[[], object] | None = None
         self._credit = 0
         self._paused = False
         self._waiters: list[asyncio.Future[None]] = []
@@ -90,6 +92,7 @@ class Port:
         event: Callable[[ChardevEvent], object] | None = None,
         drained: Callable[[], object] | None = None,
         *,
+        gather: Callable[[], object] | None = None,
         credit: int = UNLIMITED,
         is_open: bool = True,
         can_change: bool = False,
@@ -97,12 +100,13 @@ class Port:
         """Begin to receive; an OPENED that came earlier is delivered now, before this returns.
 
         `credit` is how many bytes may come before the first `grant`; `is_open` is what query-chardev shows as frontend-open;
-        `can_change` says that the chardev may be replaced under this user.
+        `gather` makes the user write what it still holds back, at the end; `can_change` says that the chardev may be replaced under this user.
         """
         self.can_change = can_change
         self._receive = receive
         self._event = event or _ignore
         self._drained = drained
+        self._gather = gather
         self._credit = credit
         self.is_open = is_open
         if self.chardev is not None:
@@ -112,7 +116,7 @@ class Port:
         """Leave the chardev free for another user; nothing is received from now on."""
         chardev, self.chardev = self.chardev, None
         self._receive = self._event = _ignore
-        self._drained = None
+        self._drained = self._gather = None
         self._credit = 0
         self.is_open = False
         self.wake()
@@ -189,6 +193,11 @@ class Port:
         self.wake()
         if self._drained is not None:
             self._drained()
+
+    def gather(self) -> None:
+        """Make the user write what it still holds back."""
+        if self._gather is not None:
+            self._gather()
 
     def wake(self) -> None:
         """Let those who wait in `drain` look again."""
@@ -319,6 +328,11 @@ class Chardev:
         if self._log is not None:
             self._log.write(data)
         self.transmit(data)
+
+    def gather(self) -> None:
+        """Make users write what they still hold back: there is no later."""
+        if self._port is not None:
+            self._port.gather()
 
     @property
     def backlog(self) -> int:

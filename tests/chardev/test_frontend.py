@@ -29,6 +29,7 @@ class Crank:
     def __init__(self) -> None:
         self.machine: deque[tuple[Any, ...]] = deque()
         self.loop: deque[tuple[Any, ...]] = deque()
+        self.timers: deque[Callable[[], object]] = deque()
         self.rings = 0
 
     def post(self, fn: Callable[..., object], *args: object) -> None:
@@ -39,8 +40,13 @@ class Crank:
         self.rings += 1
         self.loop.append((fn, *args))
 
+    def call_later(self, _: float, fn: Callable[[], object]) -> None:
+        self.timers.append(fn)
+
     def turn(self) -> None:
-        while self.machine or self.loop:
+        while self.machine or self.loop or self.timers:
+            if not self.machine and not self.loop:
+                self.loop.append((self.timers.popleft(),))
             fn, *args = (self.loop or self.machine).popleft()
             fn(*args)
 
@@ -75,7 +81,12 @@ class Device:
         self.events: list[ChardevEvent | bytes] = []
         self.woken = 0
         self.frontend = Frontend(
-            chardev, mailboxes, receive=self._receive, event=self.events.append, on_writable=self._writable
+            chardev,
+            mailboxes,
+            receive=self._receive,
+            event=self.events.append,
+            on_writable=self._writable,
+            call_later=mailboxes.call_later,
         )
 
     def _receive(self, data: bytes) -> None:
@@ -94,8 +105,10 @@ def test_a_burst_rings_once() -> None:
     crank.rings = 0
     for byte in b"hello":
         device.frontend.write(bytes([byte]))
-    device.frontend.grant(100)
     assert crank.rings == 1
+    device.frontend.grant(50)
+    device.frontend.grant(50)
+    assert crank.rings == 2
     crank.turn()
     assert outside.out == b"hello"
     crank.rings = 0
@@ -289,3 +302,28 @@ def test_an_echoing_device_on_real_threads(tmp_path: Path, loop: str) -> None:
             await rig.chardevs.close_all()
 
     run_on(loop, main())
+
+
+@pytest.mark.parametrize("more", ["", ",mux=on"])
+def test_the_last_words_of_a_guest_are_heard(tmp_path: Path, more: str) -> None:
+    """Output that the loop has not looked at yet leaves when everything is closed."""
+
+    async def main() -> None:
+        rig = UnixServer(tmp_path)
+        crank = Crank()
+        device = Device(await rig.open(more), crank)
+        peer = await rig.peer()
+        while ChardevEvent.OPENED not in device.events:
+            crank.turn()
+            await asyncio.sleep(0)
+        device.frontend.write(b"reboot: ")
+        while crank.loop:
+            fn, *args = crank.loop.popleft()
+            fn(*args)
+        device.frontend.write(b"Power down")  # the timer of the first half has not run out
+        assert not crank.loop
+        await rig.chardevs.close_all()
+        assert await peer.read(100) == b"reboot: Power down"
+        peer.close()
+
+    run_on("asyncio", main())
