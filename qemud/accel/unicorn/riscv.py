@@ -106,6 +106,7 @@ class RiscvVcpu:
         self._pc = self._register("pc")
         self._mip = self._register("mip")
         self._mie = self._register("mie")
+        self._priv = self._register("priv")
         self._halted = ctypes.c_uint32.from_address(fields.halted)
         self._core = create_core(self._lib, fields, self, MemoryFault, NS_PER_TICK)
         self._core.set_clock(*self._clock)
@@ -349,7 +350,7 @@ class RiscvVcpu:
     @property
     def mode(self) -> int:
         """See `Vcpu`."""
-        return self._register("priv").value
+        return self._priv.value
 
     def gpr(self, n: int) -> int:
         """x0 to x31."""
@@ -373,9 +374,12 @@ class RiscvVcpu:
     def _csr(self, number: int, old: ctypes.c_uint64, new: int, mask: int) -> None:
         done = -1
         if 0 <= number < 0x1000:
+            # Some registers look at the mode themselves (satp, under mstatus.TVM).
+            mode, self._priv.value = self._priv.value, 3
             done = self._lib.quick.riscv_csrrw_debug_riscv64(
                 self._fields.env, number, ctypes.byref(old), new, mask
             )
+            self._priv.value = mode
         if done < 0:
             raise GenericError(f"CSR {number:#x} does not exist or cannot be written")
 
@@ -386,7 +390,7 @@ class RiscvVcpu:
         if mode not in PRIVILEGES:
             raise GenericError(f"privilege mode {mode} does not exist, expected 0, 1 or 3")
         self._clear()
-        self._register("priv").value = mode
+        self._priv.value = mode
         self.pc = pc
         for n, value in ((10, a0), (11, a1), (12, a2)):
             self.set_gpr(n, value)
@@ -401,7 +405,7 @@ class RiscvVcpu:
         for name, value in kept.items():
             self._register(name).value = value
         self._register("mhartid").value = self.index
-        self._register("priv").value = 3
+        self._priv.value = 3
         self._register("load_res").value = MASK
         # As on QEMU's board, software cannot write the bit that the interrupt controller drives.
         self._register("miclaim").value = MIP_SEIP
@@ -422,7 +426,7 @@ class RiscvVcpu:
         plain = {name: self._register(name).value for name in PLAIN.split()}
         return RiscvCpuState(
             pc=self._pc.value,
-            priv=self._register("priv").value,
+            priv=self._priv.value,
             halted=bool(self._halted.value),
             x=list(self._x),
             f=list(self._f),
@@ -454,7 +458,7 @@ class RiscvVcpu:
             self.set_gpr(n, state.x[n])
             self._f[n] = state.f[n]
         self._pc.value = state.pc
-        self._register("priv").value = state.priv
+        self._priv.value = state.priv
         self._register("frm").value = state.frm
         self._register("mstatus").value = state.mstatus
         self._register("satp").value = state.satp
@@ -482,6 +486,7 @@ def _check(state: RiscvCpuState) -> None:
     checks: list[tuple[str, int, bool]] = [
         ("priv", state.priv, state.priv in PRIVILEGES),
         ("pc", state.pc, state.pc & 1 == 0),
+        ("x0", state.x[0], state.x[0] == 0),
         ("satp", state.satp, state.satp >> 60 in SATP_MODES),
         ("fflags", state.fflags, state.fflags < 32),
         ("frm", state.frm, state.frm < 8),
