@@ -21,6 +21,7 @@ Everything here belongs to the machine thread.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import mmap
 import os
@@ -61,6 +62,9 @@ class RamBlock:
     `size` is in bytes and is rounded up to whole pages. Raises GenericError, with QEMU's text, when the host has not that much.
     """
 
+    plain = True
+    """Whether byte n of the file is byte n of the block, and stays so."""
+
     def __init__(self, name: str, size: int) -> None:
         self.name = name
         self.size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -88,6 +92,19 @@ class RamBlock:
 
             self._address = ctypes.addressof(ctypes.c_char.from_buffer(self.mapping))
         return self._address
+
+    def read_file(self, offset: int, fd: int, size: int) -> int:
+        """Fill the block at `offset` with the first `size` bytes of an open file; how many it had. Raises OSError."""
+        done = 0
+        if self.plain:
+            # From page to page: half the time of reading into the mapping, whose pages would be cleared and mapped first.
+            os.lseek(self.fd, offset, os.SEEK_SET)
+            with contextlib.suppress(OSError):  # some file systems cannot do that
+                while done < size and (count := os.sendfile(self.fd, fd, done, size - done)):
+                    done += count
+        while done < size and (count := os.preadv(fd, [self.view[offset + done : offset + size]], done)):
+            done += count
+        return done
 
     def close(self) -> None:
         """Give the memory back. Nobody may use the block, its view or its address afterwards."""
@@ -332,6 +349,16 @@ class AddressSpace:
         if address + size > section.end:
             raise MemoryFault(section.end, write=False)
         return section.view(address, size)
+
+    def read_file(self, address: int, fd: int, size: int) -> int:
+        """Fill RAM at `address` with the first `size` bytes of an open file; how many it had. Raises OSError and MemoryFault."""
+        self.ram(address, size).release()
+        section = self.find(address)
+        assert section is not None
+        assert section.block is not None
+        done = section.block.read_file(section.block_offset + address - section.base, fd, size)
+        self.written(address, size)
+        return done
 
     def written(self, address: int, size: int) -> None:
         """Say that RAM got new content through `ram`: engines drop code translated from there."""

@@ -68,14 +68,9 @@ class Part:
             if self.size > len(self.data):
                 memory.write_physical(self.address + len(self.data), bytes(self.size - len(self.data)))
             return
-        view = memory.ram(self.address, self.size)
-        done = 0
-        while done < self.size:
-            count = os.preadv(self.fd, [view[done:]], done)
-            if count == 0:
-                raise OSError(f"{self.name} has become shorter: {done} bytes, expected {self.size}")
-            done += count
-        memory.written(self.address, self.size)
+        done = memory.read_file(self.address, self.fd, self.size)
+        if done < self.size:
+            raise OSError(f"{self.name} has become shorter: {done} bytes, expected {self.size}")
 
     def close(self) -> None:
         """Forget the file."""
