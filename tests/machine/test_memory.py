@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,9 @@ from qemud.machine.memory import (
     SectionKind,
 )
 from qemud.qapi.runtime.errors import GenericError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PAGE = 4096
 
@@ -258,3 +263,24 @@ def test_the_map_does_what_an_array_of_bytes_does(
             assert space.find(base) is None
         else:
             assert space.read_physical(base, unit) == bytes(expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_ram_is_filled_from_a_file(tmp_path: Path, plain: bool):
+    path = tmp_path / "data"
+    path.write_bytes(bytes(range(256)) * 40)
+    space, _ = make()
+    block = space.section("ram").block
+    assert block is not None
+    block.plain = plain
+    listener = Listener()
+    space.add_listener(listener)
+    with path.open("rb") as file:
+        assert space.read_file(0x10003, file.fileno(), 5000) == 5000
+        assert space.read_physical(0x10002, 5002) == b"\0" + (bytes(range(256)) * 40)[:5000] + b"\0"
+        assert listener.written == [(0x10003, 5000)]
+        with pytest.raises(MemoryFault):
+            space.read_file(0x11FFF, file.fileno(), 2)
+        path.write_bytes(b"short")
+        assert space.read_file(0x10000, file.fileno(), 4096) == 5
+        assert space.read_physical(0x10000, 5) == b"short"
