@@ -24,7 +24,7 @@ from qemud.demo.apt import AptError, PrivateApt, read_member
 from qemud.demo.cpio import CpioWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 SUITE = "trixie"
 ARCHITECTURE = "riscv64"
@@ -64,18 +64,23 @@ def cache_folder() -> Path:
 
 
 def fetch(
-    *, refresh: bool = False, name: str = "initrd.cpio.gz", extra: Mapping[str, bytes] | None = None
+    *,
+    refresh: bool = False,
+    name: str = "initrd.cpio.gz",
+    extra: Mapping[str, bytes] | None = None,
+    progress: Callable[[str], object] = lambda _: None,
 ) -> Guest:
     """Debian's kernel Image and an initramfs for it, from the cache or else from the archive.
 
-    With `refresh`, look for newer packages. `extra` files go into the initramfs, which is kept as `name`. Raises AptError,
-    or OSError when the cache cannot be written.
+    With `refresh`, look for newer packages. `extra` files go into the initramfs, which is kept as `name`. `progress` is told,
+    in words, of what takes long. Raises AptError, or OSError when the cache cannot be written.
     """
     folder = cache_folder() / f"debian-{SUITE}-{ARCHITECTURE}"
     folder.mkdir(parents=True, exist_ok=True)
     kernel, busybox, initrd = folder / "Image", folder / "busybox", folder / name
     with _locked(folder):
         if refresh or not (kernel.exists() and busybox.exists()):
+            progress(f"fetching Debian's {ARCHITECTURE} kernel and busybox (120 MB) into {folder}")
             with tempfile.TemporaryDirectory(dir=folder, prefix="apt-") as private:
                 _download(Path(private), kernel, busybox)
         archive = initramfs(busybox.read_bytes(), extra)
@@ -140,10 +145,15 @@ def qmp_socket() -> Path:
     return (Path(folder) if os.access(folder, os.W_OK) else cache_folder()) / "qemud-demo.qmp"
 
 
+def _say(text: str) -> None:
+    sys.stderr.write(f"qemud: {text}\n")
+    sys.stderr.flush()
+
+
 def _become_qemud(options: list[str]) -> NoReturn:
     socket = qmp_socket()
     socket.parent.mkdir(parents=True, exist_ok=True)
-    print(f"qemud: Ctrl-A x ends the guest; qmp-shell {socket} drives it", file=sys.stderr)  # noqa: T201 - likewise
+    _say(f"Ctrl-A x ends the guest; qmp-shell {socket} drives it")
     qmp = ["-qmp", f"unix:{socket},server=on,wait=off"]
     os.execv(sys.executable, [sys.executable, "-m", "qemud", "-nographic", *qmp, *options])  # noqa: S606 - no shell wanted
 
@@ -162,16 +172,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--refresh", action="store_true", help="look for newer packages")
     chosen, options = parser.parse_known_args(argv)
     try:
-        guest = fetch(refresh=chosen.refresh)
+        guest = fetch(refresh=chosen.refresh, progress=_say)
     except (AptError, OSError) as error:
-        print(f"qemud: {error}", file=sys.stderr)  # noqa: T201 - this is a command
+        _say(str(error))
         if chosen.fetch:
             return 1
-        print("qemud: booting the embedded guest instead", file=sys.stderr)  # noqa: T201 - this is a command
+        _say("booting the embedded guest instead")
         options = ["-kernel", str(DEMO_GUEST), *options]
     else:
         if chosen.fetch:
-            print(guest.kernel, guest.initrd)  # noqa: T201 - this is a command
+            sys.stdout.write(f"{guest.kernel} {guest.initrd}\n")
             return 0
         boot = [
             "-m",
