@@ -111,6 +111,9 @@ class Vcpu(Protocol):
     def save(self) -> Any:
         """Its whole state, as the accelerator-independent struct of its architecture (`RiscvCpuState`)."""
 
+    def check(self, state: Any) -> None:
+        """Raise GenericError for a saved state that no processor can be in."""
+
     def load(self, state: Any) -> None:
         """Take over a saved state. Raises GenericError for one that no processor can be in."""
 

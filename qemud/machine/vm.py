@@ -108,7 +108,8 @@ class VirtualMachine:
         self.on_state: Callable[[RunState], object] = lambda _state: None
         self.reset_devices: Callable[[], None] = lambda: None
         self.on_powerdown: list[Callable[[], None]] = []
-        self._transitions = asyncio.Lock()
+        self.transitions = asyncio.Lock()
+        """Held while the run state changes, and by who needs it to stay as it is."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending = False
 
@@ -131,12 +132,12 @@ class VirtualMachine:
 
     async def stop(self, state: RunState = RunState.PAUSED) -> None:
         """Stop in `state`; nothing happens when the guest is stopped already."""
-        async with self._transitions:
+        async with self.transitions:
             await self._stop(state)
 
     async def cont(self) -> None:
         """Start or resume the guest. Raises GenericError when it has to be reset first."""
-        async with self._transitions:
+        async with self.transitions:
             if self.state in NEEDS_RESET:
                 raise GenericError("Resetting the Virtual Machine is required")
             if not self.running:
@@ -149,7 +150,7 @@ class VirtualMachine:
         if self.actions.reboot is RebootAction.SHUTDOWN:
             await self.shutdown(cause)
             return
-        async with self._transitions:
+        async with self.transitions:
             await self.mailboxes.call(self._reset_in_machine)
             events.reset(self.emit, guest=cause in GUEST_CAUSES, reason=cause)
             if self.running:
@@ -162,7 +163,7 @@ class VirtualMachine:
 
         Only a guest and a reset leave the choice: a client's `quit` and a signal always end the process.
         """
-        async with self._transitions:
+        async with self.transitions:
             if self._ending:
                 return
             chosen = cause not in {ShutdownCause.HOST_QMP_QUIT, ShutdownCause.HOST_SIGNAL}
@@ -188,7 +189,7 @@ class VirtualMachine:
         action = self.actions.panic
         if action is PanicAction.NONE:
             events.guest_panicked(self.emit, action=GuestPanicAction.RUN)
-            async with self._transitions:
+            async with self.transitions:
                 if self.running:
                     await self.mailboxes.call(self._resume_in_machine)
             return

@@ -41,6 +41,11 @@ def save_tree(root: Object) -> SavedTree:
 
 def load_tree(root: Object, saved: Mapping[str, Any]) -> None:
     """Give all objects at and below `root` the state in `saved`; GenericError, and no change, if anything does not fit."""
+    apply_tree(check_tree(root, saved))
+
+
+def check_tree(root: Object, saved: Mapping[str, Any]) -> list[tuple[Object, Any]]:
+    """The objects at and below `root`, each with its state from `saved`; GenericError if anything does not fit."""
     nodes = {node.path: node for node in root.walk() if node.state_type is not None}
     for path in saved:
         if path not in nodes:
@@ -51,6 +56,11 @@ def load_tree(root: Object, saved: Mapping[str, Any]) -> None:
         if record is None:
             raise GenericError(f"saved state has no '{path}', which this machine has")
         parsed.append((node, _parse(path, node, record)))
+    return parsed
+
+
+def apply_tree(parsed: list[tuple[Object, Any]]) -> None:
+    """Give objects the states that `check_tree` found good."""
     for node, state in parsed:
         node.state = state
     for node, _ in parsed:

@@ -164,10 +164,16 @@ class AclintMtimer(
             )
 
     def after_load(self) -> None:
-        """Timers and lines as the registers say."""
+        """Time and timers as the registers say.
+
+        The lines' levels are in the harts' state: an interrupt that is due and not raised yet is raised when time goes on.
+        """
         self._set_delta(self.state.time_delta)
-        for hart in range(self.options.num_harts):
-            self._compare(hart)
+        for hart, compare in enumerate(self.state.timecmp):
+            if compare == _NEVER:
+                self._timers[hart].cancel()
+            else:
+                self._timers[hart].arm(self.deadline(compare))
 
     # -- time -------------------------------------------------------------------------------------------------------
 

@@ -64,6 +64,10 @@ class RiscvCpu(Cpu, type_name="riscv-cpu", abstract=True, state=RiscvCpuState):
         """Fetch the state."""
         self.state = self.vcpu.save()
 
+    def check_state(self, state: RiscvCpuState) -> None:
+        """What the engine says of it."""
+        self.vcpu.check(state)
+
     def after_load(self) -> None:
         """Hand it over."""
         self.vcpu.load(self.state)

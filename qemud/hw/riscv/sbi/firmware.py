@@ -104,8 +104,12 @@ class Firmware(Device, type_name="riscv-sbi", state=RiscvSbiState):
         self.state = RiscvSbiState()
 
     def after_load(self) -> None:
-        """The timer and its interrupt as the state says."""
-        self._compare()
+        """The timer as the state says; its interrupt is in the hart's, so that one that is due fires when time goes on."""
+        assert self._timer is not None
+        if self.state.timer is None:
+            self._timer.cancel()
+        else:
+            self._timer.arm(self.mtimer.deadline(self.state.timer))
 
     def start(self, address: int, fdt: int) -> None:
         """Start the hart in S-mode at `address`, as a boot loader hands over: a0 its id, a1 the device tree."""

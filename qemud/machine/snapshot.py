@@ -1,0 +1,166 @@
+"""A whole machine by value: taken from one that is stopped, given to another like it, in this process or elsewhere.
+
+    saved = await save_machine(vm, board)       # a Snapshot: `value` is JSON-able, `memory` is bytes
+    await load_machine(other_vm, other_board, saved)
+    await other_vm.cont()                       # goes on at the very instruction
+
+What is saved: the state structs of all objects at and below the board (processors and devices), memory, virtual time, and what the machine
+was doing.  What is not: what the outside has to be again (character devices, files), and what follows from the command line.  So the
+other machine has to be made by the same options.
+
+Loading looks at everything first: a refusal is one GenericError and leaves the machine as it was.  Memory that is all zeros takes
+no space, neither in the snapshot nor in the machine it is loaded into.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from qemud._generated.types.run_state import RunState
+from qemud.machine.memory import SectionKind
+from qemud.qapi.runtime.errors import GenericError
+
+if TYPE_CHECKING:
+    from qemud.machine.memory import AddressSpace, Section
+    from qemud.machine.vm import VirtualMachine
+    from qemud.qom.object import Object
+
+CHUNK = 1 << 20
+"""Bytes that are copied at a time: well below 2 ms of the machine's time."""
+
+_ZEROS = bytes(CHUNK)
+_LATEST = (1 << 62) - 1
+"""ns; a virtual time beyond that (146 years) would overflow the clocks of an engine."""
+
+
+class Snapshot(NamedTuple):
+    """`value`: a `SavedMachine` of the schema, as plain data.
+
+    `memory`: for each region by name, its content by offset, in pieces of `CHUNK` bytes (the last may be shorter); those that are
+    not there are zeros.
+    """
+
+    value: dict[str, Any]
+    memory: dict[str, dict[int, bytes]]
+
+
+async def save_machine(vm: VirtualMachine, board: Object) -> Snapshot:
+    """All of a stopped machine. Raises GenericError for one that runs."""
+    async with vm.transitions:
+        _check_stopped(vm)
+        value = await vm.mailboxes.call(_save_objects, vm, board)
+        memory: dict[str, dict[int, bytes]] = {}
+        for section in _memory(vm.memory):
+            content = memory[section.name] = {}
+            for offset in range(0, section.size, CHUNK):
+                piece = await vm.mailboxes.call(_read, section, offset)
+                if piece is not None:
+                    content[offset] = piece
+        return Snapshot(value, memory)
+
+
+async def load_machine(vm: VirtualMachine, board: Object, saved: Snapshot) -> None:
+    """Make a stopped machine what another one was; it stays stopped. Raises GenericError, and changes nothing, if it cannot."""
+    async with vm.transitions:
+        _check_stopped(vm)
+        await _load(vm, board, saved)
+
+
+async def _load(vm: VirtualMachine, board: Object, saved: Snapshot) -> None:
+    from qemud.qapi.runtime.check import parse_type
+    from qemud.qom.state import apply_tree, check_tree
+
+    if not isinstance(saved.value, dict):
+        raise GenericError("the saved machine is not an object")
+    value = parse_type("SavedMachine", saved.value)
+    if value.machine != board.type_name:
+        raise GenericError(f"the saved machine is a {value.machine}, this one is a {board.type_name}")
+    if value.clock > _LATEST:
+        raise GenericError(f"the saved machine's clock is {value.clock}, expected 0 to {_LATEST}")
+    _check_memory(vm.memory, value.memory, saved.memory)
+    records = {}
+    for item in value.objects:
+        if item.path in records:
+            raise GenericError(f"saved state has '{item.path}' twice")
+        records[item.path] = {"type": item.type, "version": item.version, "state": item.state}
+    parsed = await vm.mailboxes.call(check_tree, board, records)
+
+    # Nothing below can fail.
+    for section in _memory(vm.memory):
+        content = saved.memory[section.name]
+        for offset in range(0, section.size, CHUNK):
+            await vm.mailboxes.call(_write, vm.memory, section, offset, content.get(offset))
+
+    def apply() -> None:
+        vm.clock.load(value.clock)
+        apply_tree(parsed)
+
+    await vm.mailboxes.call(apply)
+    vm.state = RunState.PAUSED if value.status is RunState.RUNNING else value.status
+
+
+def _check_stopped(vm: VirtualMachine) -> None:
+    if vm.running:
+        raise GenericError("the machine runs; it has to be stopped to be saved or loaded")
+
+
+def _save_objects(vm: VirtualMachine, board: Object) -> dict[str, Any]:
+    from qemud._generated.types.snapshot import SavedMachine, SavedMemory, SavedObject
+    from qemud.qapi.runtime.wire import to_wire
+    from qemud.qom.state import save_tree
+
+    value: dict[str, Any] = to_wire(
+        SavedMachine(
+            machine=board.type_name,
+            status=vm.state,
+            clock=vm.clock.save(),
+            memory=[
+                SavedMemory(name=section.name, base=section.base, size=section.size)
+                for section in _memory(vm.memory)
+            ],
+            objects=[SavedObject(path=path, **record) for path, record in save_tree(board).items()],
+        )
+    )
+    return value
+
+
+def _memory(space: AddressSpace) -> list[Section]:
+    return [section for section in space if section.kind is not SectionKind.MMIO]
+
+
+def _check_memory(space: AddressSpace, listed: list[Any], contents: dict[str, dict[int, bytes]]) -> None:
+    """Raise GenericError unless all regions, and no others, are there with a content that fits."""
+    here = {section.name: section for section in _memory(space)}
+    for item in listed:
+        section = here.pop(item.name, None)
+        if section is None:
+            raise GenericError(f"saved memory '{item.name}' is not in this machine, or is there twice")
+        if (item.base, item.size) != (section.base, section.size):
+            raise GenericError(
+                f"saved memory '{item.name}' has {item.size:#x} bytes at {item.base:#x}, "
+                f"here it has {section.size:#x} at {section.base:#x}"
+            )
+        if item.name not in contents:
+            raise GenericError(f"saved memory '{item.name}' has no content")
+        for offset, piece in contents[item.name].items():
+            if not 0 <= offset < section.size or offset % CHUNK:
+                raise GenericError(f"saved memory '{item.name}' has a piece at {offset:#x}")
+            if len(piece) != min(CHUNK, section.size - offset):
+                raise GenericError(f"saved memory '{item.name}' has {len(piece)} bytes at {offset:#x}")
+    if here:
+        raise GenericError(f"saved memory has no '{next(iter(here))}', which this machine has")
+
+
+def _read(section: Section, offset: int) -> bytes | None:
+    """A piece of memory; None for zeros."""
+    piece = section.view(section.base + offset, min(CHUNK, section.size - offset)).tobytes()
+    return None if piece == _ZEROS[: len(piece)] else piece
+
+
+def _write(space: AddressSpace, section: Section, offset: int, piece: bytes | None) -> None:
+    """Give memory its content; pages that have it already are not touched."""
+    size = min(CHUNK, section.size - offset)
+    view = section.view(section.base + offset, size)
+    if view.tobytes() != (piece if piece is not None else _ZEROS[:size]):
+        view[:] = piece if piece is not None else _ZEROS[:size]
+        space.written(section.base + offset, size)
