@@ -9,7 +9,6 @@ from qemud.machine.clock import HostClock, VirtualClock
 from qemud.machine.irq import Irq
 from qemud.machine.memory import AddressSpace
 from qemud.qom.device import Device, SysBusDevice
-from qemud.qom.tree import Tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +37,6 @@ class FakeVcpu:
         self.on_attention: Callable[[], None] = lambda: None
         self.on_failure: Callable[[BaseException], None] = lambda _: None
         self.on_ecall: Callable[[], bool] | None = None
-        self.on_exit_mode = None
         self.pc = 0
         self.mode = 3
         self.mip = 0
@@ -150,6 +148,3 @@ def bring_up(device: Device, vm: Vm | None = None, *, reset: bool = True) -> tup
         device.reset_hold()
         device.reset_exit()
     return vm, lines
-
-
-__all__ = ["FakeVcpu", "Lines", "RiscvCpuState", "Time", "Tree", "Vm", "bring_up"]
