@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qemud._generated.types.cpu_riscv import RiscvCpuState
 from qemud.machine.clock import HostClock, VirtualClock
 from qemud.machine.irq import Irq
 from qemud.machine.memory import AddressSpace
