@@ -211,3 +211,37 @@ def test_translate(bare):
     assert bare.vcpu.translate(0x2_0000_1238) == (3 << 30) + 0x1238
     assert bare.vcpu.translate(RAM + 0x123) == RAM + 0x123
     assert bare.vcpu.translate(0x7_0000_0000) is None
+
+
+def test_permission_to_touch_user_pages_comes_and_goes_at_once(bare):
+    """mstatus.SUM set and cleared, with few pages opened and with many: never a stale permission, never one too few."""
+    table, pages, virtual = RAM + 0x11000, 40, 0x2_0000_0000
+    bare.space.write_physical(table, ((table + 0x1000) >> 12 << 10 | 1).to_bytes(8, "little"))
+    leaves = b"".join(((RAM + 0x40000 >> 12) + n << 10 | 0xDF).to_bytes(8, "little") for n in range(pages))
+    bare.space.write_physical(table + 0x1000, leaves)
+    for count in (1, 3, 16, 17, pages):
+        touch = [
+            asm.li(S0, virtual), asm.li(A3, count), asm.li(T2, 0x1000), asm.label("touch"), asm.store(8, A3, S0),
+            asm.load(8, A4, S0), asm.add(S0, S0, T2), asm.addi(A3, A3, -1), asm.bnez(A3, "touch"),
+        ]  # fmt: skip
+        code = asm.program(
+            asm.la(T1, "trap"), asm.csrw(asm.STVEC, T1), asm.li(A1, 1 << 18), asm.csrs(asm.SSTATUS, A1), touch,
+            asm.csrc(asm.SSTATUS, A1), asm.li(A0, 1), asm.li(S0, virtual), asm.label("again"), asm.load(8, A4, S0),
+            asm.li(A2, 99), asm.label("halt"), asm.WFI, asm.j("halt"),
+            # Each page faults once; the handler opens them again for a moment, and goes to the next.
+            asm.Align(4), asm.label("trap"), asm.csrr(A5, asm.SCAUSE), asm.csrr(A6, asm.STVAL), asm.addi(A7, A7, 1),
+            asm.csrs(asm.SSTATUS, A1), asm.load(8, A4, S0), asm.csrc(asm.SSTATUS, A1), asm.li(T2, 0x1000), asm.add(S0, S0, T2),
+            asm.li(T2, count), asm.beq(A7, T2, "halt"), asm.j("again"),
+        )  # fmt: skip
+        flat = (RAM >> 12) << 10 | 0xCF
+        bare.space.write_physical(ROOT + 8 * 2, flat.to_bytes(8, "little"))
+        bare.space.write_physical(ROOT + 8 * 8, (table >> 12 << 10 | 1).to_bytes(8, "little"))
+        bare.space.write_physical(table, ((table + 0x1000) >> 12 << 10 | 1).to_bytes(8, "little"))
+        bare.start(code, mode=1)
+        bare.vcpu.set_csr(asm.MEDELEG, 0xFFFF)
+        bare.vcpu.set_csr(asm.SATP, 8 << 60 | ROOT >> 12)
+        bare.run_until_halt()
+        assert bare.vcpu.gpr(A0) == 1
+        assert bare.vcpu.gpr(A2) == 0, "a user page was read without permission"
+        assert bare.vcpu.gpr(A7) == count
+        assert (bare.vcpu.gpr(A5), bare.vcpu.gpr(A6)) == (13, virtual + 0x1000 * (count - 1))

@@ -36,6 +36,10 @@ enum { FETCH_PAGE_FAULT = 12, LOAD_PAGE_FAULT = 13, STORE_PAGE_FAULT = 15 };
 /* What mem_io_pc holds outside of a guest's own access: a device callback that finds it is a page-table walk. */
 #define NO_ACCESS ((uintptr_t)1)
 
+/* mstatus: supervisor may touch user pages; machine mode accesses as the mode before. */
+enum { STATUS_MPRV = 1 << 17, STATUS_SUM = 1 << 18 };
+enum { MODE_S = 1, FETCH = 2, SSTATUS = 0x100 };
+
 /* A kick can be lost: the engine clears its flags without a barrier.  The watchdog repeats it after RETRY; it looks after
  * a running guest every TICK even when no timer is due. */
 #define TICK (2 * 1000 * 1000)
@@ -53,6 +57,15 @@ typedef struct Gap {
     struct Gap *next;
 } Gap;
 
+#define OPENED 16
+
+/* riscv_csr_operations */
+typedef struct {
+    void *predicate, *read;
+    int (*write)(void *env, int number, uint64_t value);
+    void *op;
+} CsrOps;
+
 typedef struct Core {
     PyObject_HEAD
 
@@ -62,7 +75,7 @@ typedef struct Core {
     uint16_t *icount_high;
     int32_t *exception_index;
     uintptr_t *mem_io_pc;
-    uint64_t *pc, *badaddr, *priv, *mip, *gpr;
+    uint64_t *pc, *badaddr, *priv, *mip, *mstatus, *gpr;
     int (*emu_start)(void *, uint64_t, uint64_t, uint64_t, size_t);
     int (*emu_stop)(void *);
     void (*do_interrupt)(void *cs);
@@ -73,6 +86,11 @@ typedef struct Core {
     uint32_t (*update_mip)(void *cs, uint32_t mask, uint32_t value);
     void *(*code_at)(void *env, uint64_t address, int access, int mmu_idx);
     uint64_t (*physical)(void *cs, uint64_t address);
+    bool (*tlb_fill)(void *cs, uint64_t address, int size, int access, int mmu_idx, bool probe, uintptr_t host_pc);
+    void (*flush_page)(void *cs, uint64_t address, uint16_t modes);
+    void (*flush_modes)(void *cs, uint16_t modes);
+    void (*get_csr_ops)(int number, CsrOps *ops);
+    void (*set_csr_ops)(int number, CsrOps *ops);
 
     /* Python: who is told, the device registers sorted by base, and the exception that stands for an access fault. */
     PyObject *handler, *fault;
@@ -87,6 +105,11 @@ typedef struct Core {
     int leaving;   /* stop at the next block boundary */
     int ecalls;    /* ecalls of S-mode go to the handler */
     int walk_fault;
+
+    /* Pages that S-mode has got into the TLB while mstatus.SUM was set; more than OPENED: too many to list. */
+    uint64_t opened[OPENED];
+    int opened_count;
+
     int in_device; /* a device's callback is being called: the guest is in the middle of a block */
 
     /* The watchdog, under `lock`. */
@@ -275,6 +298,43 @@ static bool hook_breakpoint(void *uc, void *user)
         return false;
     core->do_interrupt(core->cs);
     return true;
+}
+
+/* The engine flushes its whole TLB whenever mstatus.SUM changes, and Linux changes it twice a system call.  But nothing is to be
+ * forgotten when it is set, and when it is cleared, no more than what came in meanwhile. */
+
+static bool (*tlb_fill)(void *cs, uint64_t address, int size, int access, int mmu_idx, bool probe, uintptr_t host_pc);
+static int (*write_sstatus)(void *env, int number, uint64_t value);
+
+/* The CPU class's tlb_fill. */
+static bool hook_fill(void *cs, uint64_t address, int size, int access, int mmu_idx, bool probe, uintptr_t host_pc)
+{
+    Core *core = current;
+    if (core && core->cs == cs && mmu_idx == MODE_S && access != FETCH && *core->mstatus & STATUS_SUM &&
+        core->opened_count <= OPENED) {
+        if (core->opened_count < OPENED)
+            core->opened[core->opened_count] = address & ~(uint64_t)0xfff;
+        core->opened_count++;
+    }
+    return tlb_fill(cs, address, size, access, mmu_idx, probe, host_pc);
+}
+
+/* The write operation of sstatus, for all engines of the process. */
+static int hook_sstatus(void *env, int number, uint64_t value)
+{
+    Core *core = current;
+    if (core && core->env == env && (*core->mstatus ^ value) & STATUS_SUM && !(*core->mstatus & STATUS_MPRV)) {
+        *core->mstatus ^= STATUS_SUM; /* the original sees no change, and flushes nothing */
+        if (!(value & STATUS_SUM)) {
+            if (core->opened_count > OPENED)
+                core->flush_modes(core->cs, 1 << MODE_S);
+            else
+                for (int i = 0; i < core->opened_count; i++)
+                    core->flush_page(core->cs, core->opened[i], 1 << MODE_S);
+            core->opened_count = 0;
+        }
+    }
+    return write_sstatus(env, number, value);
 }
 
 /* Accesses outside RAM ----------------------------------------------------------------------------------------------- */
@@ -499,10 +559,11 @@ static const struct {
     size_t offset;
 } addresses[] = {
     ADDRESS(uc), ADDRESS(cs), ADDRESS(env), ADDRESS(interrupt_request), ADDRESS(next_block), ADDRESS(icount_high), ADDRESS(exception_index),
-    ADDRESS(mem_io_pc), ADDRESS(pc), ADDRESS(badaddr), ADDRESS(priv), ADDRESS(mip), ADDRESS(gpr), ADDRESS(emu_start),
+    ADDRESS(mem_io_pc), ADDRESS(pc), ADDRESS(badaddr), ADDRESS(priv), ADDRESS(mip), ADDRESS(mstatus), ADDRESS(gpr), ADDRESS(emu_start),
     ADDRESS(emu_stop), ADDRESS(do_interrupt), ADDRESS(exec_interrupt), ADDRESS(raise_exception), ADDRESS(restore_state),
     ADDRESS(loop_exit), ADDRESS(update_mip), ADDRESS(code_at),
-    ADDRESS(physical),
+    ADDRESS(physical), ADDRESS(tlb_fill), ADDRESS(flush_page), ADDRESS(flush_modes), ADDRESS(get_csr_ops),
+    ADDRESS(set_csr_ops),
 };
 
 static int core_init(PyObject *self, PyObject *args, PyObject *kwargs)
@@ -548,6 +609,14 @@ static int core_init(PyObject *self, PyObject *args, PyObject *kwargs)
         errno = failed;
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
+    }
+    tlb_fill = core->tlb_fill;
+    if (!write_sstatus) {
+        CsrOps ops;
+        core->get_csr_ops(SSTATUS, &ops);
+        write_sstatus = ops.write;
+        ops.write = hook_sstatus;
+        core->set_csr_ops(SSTATUS, &ops);
     }
     core->handler = Py_NewRef(handler);
     core->fault = Py_NewRef(fault);
@@ -760,7 +829,7 @@ static PyObject *core_gap(PyObject *self, PyObject *argument)
 /* hooks() -> {name: address} of the functions that the engine calls; their user datum is the Core's address, "user". */
 static PyObject *core_hooks(PyObject *self, PyObject *unused)
 {
-    return Py_BuildValue("{sNsNsNsNsNsN}", "interrupt", PyLong_FromVoidPtr(hook_interrupt), "exception",
+    return Py_BuildValue("{sNsNsNsNsNsNsN}", "fill", PyLong_FromVoidPtr(hook_fill), "interrupt", PyLong_FromVoidPtr(hook_interrupt), "exception",
                          PyLong_FromVoidPtr(hook_exception), "breakpoint", PyLong_FromVoidPtr(hook_breakpoint), "rom",
                          PyLong_FromVoidPtr(hook_rom), "time", PyLong_FromVoidPtr(read_time), "user",
                          PyLong_FromVoidPtr(self));

@@ -91,6 +91,7 @@ class Fields:
         "interrupt_request",
         "mem_io_pc",
         "next_block",
+        "tlb_fill_slot",
         "uc",
     )
 
@@ -106,6 +107,8 @@ class Fields:
     exception_index: int
     exec_interrupt_slot: int
     """Where the CPU class points to its interrupt check."""
+    tlb_fill_slot: int
+    """Where it points to what makes a TLB entry."""
 
     def register(self, name: str) -> int:
         """Address of an `ENV` register."""
@@ -187,11 +190,14 @@ def _find(lib: Library, uc: int, memory: _Memory) -> Fields:
     if memory.u32(fields.halted) != 0 or memory.u32(fields.exception_index) != 0xFFFF_FFFF:
         raise _wrong("exception index")
     cpu_class = memory.u64(tail_address + 8)
-    check = struct.pack("<Q", lib.address("riscv_cpu_exec_interrupt_riscv64"))
-    position = memory.bytes(cpu_class, 512).find(check)
-    if position < 0:
+    methods = memory.bytes(cpu_class, 512)
+    check = methods.find(struct.pack("<Q", lib.address("riscv_cpu_exec_interrupt_riscv64")))
+    fill = struct.pack("<Q", lib.address("riscv_cpu_tlb_fill_riscv64"))
+    # The class has it twice: what is called, and behind it what can be chosen to be.
+    if check < 0 or fill + fill not in methods:
         raise _wrong("interrupt check")
-    fields.exec_interrupt_slot = cpu_class + position
+    fields.exec_interrupt_slot = cpu_class + check
+    fields.tlb_fill_slot = cpu_class + methods.find(fill)
 
     # The function that obeys the switch names its place: `cmp byte [reg + offset], 0`.
     code = memory.bytes(lib.address("check_exit_request_riscv64"), 64)

@@ -26,6 +26,11 @@ FUNCTIONS = {
     "loop_exit": "cpu_loop_exit_riscv64",
     "update_mip": "riscv_cpu_update_mip_riscv64",
     "physical": "riscv_cpu_get_phys_page_debug_riscv64",
+    "tlb_fill": "riscv_cpu_tlb_fill_riscv64",
+    "flush_page": "tlb_flush_page_by_mmuidx_riscv64",
+    "flush_modes": "tlb_flush_by_mmuidx_riscv64",
+    "get_csr_ops": "riscv_get_csr_ops_riscv64",
+    "set_csr_ops": "riscv_set_csr_ops_riscv64",
     "code_at": "tlb_vaddr_to_host_riscv64",
 }
 
@@ -105,7 +110,7 @@ def addresses(lib: Library, fields: Fields) -> dict[str, int]:
         "mem_io_pc",
     ):
         found[name] = getattr(fields, name)
-    for name in ("pc", "badaddr", "priv", "mip"):
+    for name in ("pc", "badaddr", "priv", "mip", "mstatus"):
         found[name] = fields.register(name)
     found["gpr"] = fields.env
     return found

@@ -127,6 +127,8 @@ class RiscvVcpu:
         ):
             self._add_hook(kind, function, 1, 0)
         ctypes.c_uint64.from_address(self._fields.exec_interrupt_slot).value = hooks["interrupt"]
+        if "fill" in hooks:
+            ctypes.c_uint64.from_address(self._fields.tlb_fill_slot).value = hooks["fill"]
         lib.quick.riscv_cpu_set_rdtime_fn_riscv64(self._fields.env, hooks["time"])
 
     def _add_hook(self, kind: int, function: int, begin: int, end: int) -> None:
