@@ -1,7 +1,6 @@
 """Character devices in the composition tree: an object below `/chardevs` for each, of a type named after its kind.
 
-    added, removed = tree_hooks(tree)
-    chardevs = Chardevs(added=added, removed=removed)
+    chardevs.watch(*tree_hooks(tree))
 
 The objects only show what the character devices are; they do nothing.  Types are QEMU's.
 """

@@ -6,7 +6,7 @@
     chardev = await chardevs.open_compact("serial0", "mon:stdio", mux_monitor=True)      # -serial, -qmp
     await chardevs.close_all()                                    # at the end: what is pending leaves, paths are removed
 
-Each kind is imported when the first of it is made.  Who keeps a composition tree passes `added` and `removed`.
+Each kind is imported when the first of it is made.  Who keeps a composition tree has `watch` tell of them.
 """
 
 from __future__ import annotations
@@ -66,8 +66,6 @@ class Chardevs:
         end: Callable[[], object] = lambda: None,
         resolve_fd: ResolveFd | None = None,
         daemonized: bool = False,
-        added: Callable[[Chardev], object] = _ignore,
-        removed: Callable[[Chardev], object] = _ignore,
     ) -> None:
         """`report` takes lines for people ("info: …", "warning: …"); `end` ends the emulator, for a multiplexer's Ctrl-A x.
 
@@ -81,8 +79,14 @@ class Chardevs:
         self._end = end
         self._resolve_fd = resolve_fd
         self._daemonized = daemonized
-        self._added = added
-        self._removed = removed
+        self._added: Callable[[Chardev], object] = _ignore
+        self._removed: Callable[[Chardev], object] = _ignore
+
+    def watch(self, added: Callable[[Chardev], object], removed: Callable[[Chardev], object]) -> None:
+        """Tell of each chardev, of those that exist at once, and of its removal; one watcher only."""
+        self._added, self._removed = added, removed
+        for chardev in self:
+            added(chardev)
 
     def __iter__(self) -> Iterator[Chardev]:
         return iter(list(self._chardevs.values()))

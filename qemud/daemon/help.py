@@ -54,7 +54,7 @@ def list_asked(line: CommandLine) -> str | None:
         return "Accelerators supported in QEMU binary:\ntcg\n"
     if line.d in {"help", "?"}:
         return log_item_list()
-    return _of_types(line)
+    return _of_types(line) if line.object or line.device else None
 
 
 def _of_types(line: CommandLine) -> str | None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from qemud._generated.types.options import CommandLine
     from qemud.chardev.stream import Chardev
     from qemud.machine.services import Services
+    from qemud.machine.vm import Actions
 
 DEFAULT_MACHINE = "virt"
 
@@ -117,6 +118,18 @@ def choose_accelerator(line: CommandLine, from_machine: str | None) -> str:
     for text in refused[:-1]:
         report(text)
     raise UsageError(refused[-1])
+
+
+def set_actions(actions: Actions, line: CommandLine) -> None:
+    """What a reset, a shutdown and a crash are to do, as far as the command line says."""
+    from qemud._generated.types.run_state import RebootAction, ShutdownAction
+
+    if line.no_reboot:
+        actions.reboot = RebootAction.SHUTDOWN
+    if line.no_shutdown:
+        actions.shutdown = ShutdownAction.PAUSE
+    if line.action is not None:
+        actions.set(line.action.reboot, line.action.shutdown, line.action.panic)
 
 
 async def build_machine(

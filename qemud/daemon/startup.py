@@ -3,8 +3,11 @@
     status = await serve(line, "riscv64", daemonizer)
 
 The order of the phases is QEMU's: objects and character devices, monitors, the machine, devices; then everything listens, the
-service manager and the waiting parent process are told, and the guest starts unless `-S` holds it.  A client may connect as
-soon as its socket listens and is greeted at once; its commands wait until the machine is ready.
+service manager and the waiting parent process are told, and the guest starts unless `-S` holds it.
+
+- `Daemon.open` makes what the world sees.  A client may connect as soon as its socket listens and is greeted at once; its
+  commands wait until the machine is ready.  This phase is short, and imports nothing that a greeting does not need.
+- `Daemon.build` makes the machine, and imports what that takes: the object model, the machine thread, a board, the engine.
 
 What fails on the way is undone in the reverse order.
 """
@@ -13,22 +16,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from qemud._generated.table import COMMANDS
-from qemud._generated.types.run_state import RebootAction, ShutdownAction, ShutdownCause
-from qemud.chardev.objects import tree_hooks
 from qemud.chardev.registry import Chardevs
 from qemud.daemon import signals
 from qemud.daemon.cmdline import UsageError, at
 from qemud.daemon.handlers import HANDLERS
-from qemud.daemon.machine import build_machine, machine_options
-from qemud.daemon.process import Daemonizer, PidFile
 from qemud.daemon.systemd import Notifier, passed_sockets, watchdog_interval
 from qemud.logs import Logger, report
 from qemud.machine.services import Services
-from qemud.machine.thread import MachineThread
-from qemud.machine.vm import VirtualMachine
 from qemud.monitor.dispatch import Dispatcher
 from qemud.monitor.qmp.events import Events
 from qemud.monitor.qmp.server import Monitor, Turn
@@ -36,13 +34,16 @@ from qemud.monitor.version import version_text
 from qemud.qapi.runtime.check import use_target
 from qemud.qapi.runtime.errors import GenericError, QmpError
 from qemud.qapi.targets import TARGETS
-from qemud.qom.tree import Tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from qemud._generated.types.boards import MachineOptions
     from qemud._generated.types.options import CommandLine
     from qemud.chardev.stream import Chardev
+    from qemud.daemon.process import Daemonizer
+    from qemud.machine.vm import VirtualMachine
+    from qemud.qom.tree import Tree
 
 log = Logger("daemon")
 
@@ -54,12 +55,28 @@ async def serve(line: CommandLine, target: str, daemonizer: Daemonizer) -> int:
     """
     daemon = Daemon(line, target)
     try:
-        await daemon.start()
+        # Opening may have to wait for a client, as long as it takes; a signal ends that.  And while the loop turns here, clients
+        # that have connected already are greeted, before the machine's parts are imported.
+        opening = daemon.loop.create_task(daemon.open())
+        await asyncio.wait((opening, daemon.ended), return_when=asyncio.FIRST_COMPLETED)
+        if daemon.ended.done():
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+            return daemon.ended.result()
+        await daemon.build(opening.result())
         daemonizer.ready()
         daemon.announce()
         return await daemon.ended
     finally:
         await daemon.close()
+
+
+class Opened:
+    """What the first phase hands to the second: the machine's options, and its serial ports' character devices in order."""
+
+    def __init__(self, options: MachineOptions, serials: list[Chardev | None]) -> None:
+        self.options = options
+        self.serials = serials
 
 
 class Daemon:
@@ -75,22 +92,15 @@ class Daemon:
         self._tasks: set[asyncio.Task[Any]] = set()
         use_target(target)
 
+        self.vm: VirtualMachine | None = None
         self.events = Events(self.loop.call_later)
-        self.thread = MachineThread(debug=bool(os.environ.get("QEMUD_DEBUG")))
-        self.vm = VirtualMachine(self.thread, self.events.emit, self._end)
-        self.tree = Tree()
-        added, removed = tree_hooks(self.tree)
         self.chardevs = Chardevs(
             report=report,
             end=self._quit,
             resolve_fd=self._find_fd,
             daemonized=bool(line.daemonize),
-            added=added,
-            removed=removed,
         )
         services = self.services = Services()
-        services.vm = self.vm
-        services.tree = self.tree
         services.chardevs = self.chardevs
         services.emit = self.events.emit
         services.target = target
@@ -101,49 +111,75 @@ class Daemon:
             COMMANDS, HANDLERS, services, defined=TARGETS[target]
         )
         self._turn = Turn()
-        self._turn.taken = True  # until the machine is ready; released by `start`
+        self._turn.taken = True  # until the machine is ready; released by `build`
+
+    @cached_property
+    def tree(self) -> Tree:
+        """The composition tree, once something is to be put into it."""
+        from qemud.chardev.objects import tree_hooks
+        from qemud.qom.tree import Tree
+
+        tree = self.services.tree = Tree()
+        tree.root.globals += [
+            (given.driver, given.property, given.value) for given in self.line.global_ or ()
+        ]
+        self.chardevs.watch(*tree_hooks(tree))
+        return tree
 
     # The phases.
 
-    async def start(self) -> None:
-        """Build everything, start the guest unless `-S` holds it."""
+    async def open(self) -> Opened:
+        """Make what can be seen from outside: character devices and the monitors on them."""
+        from qemud.daemon.machine import machine_options
+
         line = self.line
         if line.pidfile is not None:
+            from qemud.daemon.process import PidFile
+
             self._undo.append(PidFile(line.pidfile).remove)
         signals.watch(self.loop, self._on_signal)
         self._undo.append(self.chardevs.close_all)
         options = machine_options(line)
-        self._set_actions()
-        self.tree.root.globals += [
-            (given.driver, given.property, given.value) for given in line.global_ or ()
-        ]
         for text in line.object or ():
             await self._add_object(text)
         for text in line.chardev or ():
             with at("chardev", text):
                 await self.chardevs.open_options(text)
         await self._open_monitors()
-        serials = await self._open_serials()
-        self.thread.start()
-        self._undo.append(self.thread.end)
-        self.thread.on_failure = lambda _reason: self.vm.internal_error()
-        for clock in (self.vm.clock, self.vm.host_clock):
-            await self.vm.mailboxes.call(self.thread.attach_clock, clock)
-        await build_machine(self.services, options, line, serials)
+        return Opened(options, await self._open_serials())
+
+    async def build(self, opened: Opened) -> None:
+        """Make the machine, start the guest unless `-S` holds it."""
+        from qemud.daemon.machine import build_machine, set_actions
+        from qemud.machine.thread import MachineThread
+        from qemud.machine.vm import VirtualMachine
+
+        line, tree = self.line, self.tree
+        thread = MachineThread(debug=bool(os.environ.get("QEMUD_DEBUG")))
+        vm = self.vm = self.services.vm = VirtualMachine(thread, self.events.emit, self._end)
+        set_actions(vm.actions, line)
+        thread.on_failure = lambda _reason: vm.internal_error()
+        thread.start()
+        self._undo.append(thread.end)
+        for clock in (vm.clock, vm.host_clock):
+            await vm.mailboxes.call(thread.attach_clock, clock)
+        await build_machine(self.services, opened.options, line, opened.serials)
         for text in line.device or ():
-            await self._add_device(text)
-        await self.vm.mailboxes.call(self.vm.reset_devices)
+            await self._add_device(text, tree, vm)
+        await vm.mailboxes.call(vm.reset_devices)
         self._turn.release(lambda: None)
         if not line.S:
-            await self.vm.cont()
+            await vm.cont()
 
     def announce(self) -> None:
         """Everything listens: tell the service manager, and keep its watchdog quiet from now on."""
-        self.notifier.send("READY=1", f"STATUS={self.vm.state.value}")
-        self.vm.on_state = lambda state: self.notifier.send(f"STATUS={state.value}")
+        vm = self.vm
+        assert vm is not None
+        self.notifier.send("READY=1", f"STATUS={vm.state.value}")
+        vm.on_state = lambda state: self.notifier.send(f"STATUS={state.value}")
         interval = watchdog_interval()
         if interval is not None:
-            self._spawn(self._feed_watchdog(interval))
+            self._spawn(self._feed_watchdog(vm, interval))
 
     async def close(self) -> None:
         """Undo everything, the last first."""
@@ -161,15 +197,6 @@ class Daemon:
 
     # Its parts.
 
-    def _set_actions(self) -> None:
-        line, actions = self.line, self.vm.actions
-        if line.no_reboot:
-            actions.reboot = RebootAction.SHUTDOWN
-        if line.no_shutdown:
-            actions.shutdown = ShutdownAction.PAUSE
-        if line.action is not None:
-            actions.set(line.action.reboot, line.action.shutdown, line.action.panic)
-
     async def _add_object(self, text: str) -> None:
         from qemud.qapi.runtime.check import parse_type
         from qemud.qom.userobjects import add_object, options_from_text
@@ -184,12 +211,12 @@ class Daemon:
         except QmpError as error:
             raise UsageError(str(error)) from None
 
-    async def _add_device(self, text: str) -> None:
+    async def _add_device(self, text: str, tree: Tree, vm: VirtualMachine) -> None:
         from qemud.qapi.runtime.keyval import parse_keyval_type
         from qemud.qapi.runtime.qemuopts import parse
         from qemud.qom.creation import DeviceMaker
 
-        maker = DeviceMaker(self.tree, self.vm.mailboxes.call, self.events.emit)
+        maker = DeviceMaker(tree, vm.mailboxes.call, self.events.emit)
         with at("device", text):
             if text.startswith("{"):
                 await maker.add(_json_object(text), hotplug=False)
@@ -272,18 +299,26 @@ class Daemon:
             self.ended.set_result(status)
 
     def _quit(self) -> None:
-        self.vm.request_shutdown(ShutdownCause.HOST_QMP_QUIT)
+        self._shut_down("host-qmp-quit")
 
     def _on_signal(self, number: int, pid: int) -> None:
         report(signals.describe(number, pid))
-        self.vm.request_shutdown(ShutdownCause.HOST_SIGNAL)
+        self._shut_down("host-signal")
+
+    def _shut_down(self, cause: str) -> None:
+        if self.vm is None:
+            self._end(0)
+            return
+        from qemud._generated.types.run_state import ShutdownCause
+
+        self.vm.request_shutdown(ShutdownCause(cause))
 
     # The service manager.
 
-    async def _feed_watchdog(self, interval: float) -> None:
+    async def _feed_watchdog(self, vm: VirtualMachine, interval: float) -> None:
         """Give signs of life: from this loop, and only while the machine thread answers."""
         while True:
-            await self.vm.mailboxes.call(lambda: None)
+            await vm.mailboxes.call(lambda: None)
             self.notifier.send("WATCHDOG=1")
             await asyncio.sleep(interval)
 

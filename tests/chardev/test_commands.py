@@ -478,9 +478,8 @@ def test_the_tree_is_told() -> None:
     told: list[tuple[str, str]] = []
 
     async def main() -> None:
-        room = Room(
-            added=lambda c: told.append(("+", c.label)), removed=lambda c: told.append(("-", c.label))
-        )
+        room = Room()
+        room.chardevs.watch(lambda c: told.append(("+", c.label)), lambda c: told.append(("-", c.label)))
         await room.add("a", "null")
         await room.add("b", "null")
         await room.qmp.chardev_change(id="a", backend=backend("ringbuf"))

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 def test_they_come_and_go(tmp_path: Path) -> None:
     tree = Tree()
-    added, removed = tree_hooks(tree)
     path = tmp_path / "socket"
 
     async def main() -> None:
-        chardevs = Chardevs(added=added, removed=removed)
+        chardevs = Chardevs()
         await chardevs.open_options("null,id=n")
+        chardevs.watch(*tree_hooks(tree))  # those that exist are shown at once
         await chardevs.open_options("ringbuf,id=r,size=64")
         await chardevs.open_options(f"file,id=f,path={tmp_path / 'file'}")
         await chardevs.open_options(f"socket,id=s,path={path},server=on,wait=off")
@@ -59,10 +59,10 @@ def test_they_come_and_go(tmp_path: Path) -> None:
 
 def test_a_name_that_the_container_has_is_not_shown() -> None:
     tree = Tree()
-    added, removed = tree_hooks(tree)
 
     async def main() -> None:
-        chardevs = Chardevs(added=added, removed=removed)
+        chardevs = Chardevs()
+        chardevs.watch(*tree_hooks(tree))
         await chardevs.open_options("null,id=type")
         assert tree.chardevs.children == {}
         await chardevs.remove("type")

@@ -39,6 +39,18 @@ def test_signals_end_the_process_cleanly(daemon: Starter, number: signal.Signals
     assert f"terminating on signal {number.value} from pid {os.getpid()} (" in program.stderr
 
 
+def test_a_signal_ends_what_waits_for_its_first_client(tmp_path: Path):
+    sock = tmp_path / "qmp"
+    with subprocess.Popen(
+        [QEMUD, *NONE, "-qmp", f"unix:{sock},server=on"], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert "waiting for connection" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LIMIT) == 0
+    assert not sock.exists()
+
+
 def test_a_signal_ends_it_even_where_a_shutdown_would_pause(daemon: Starter):
     program = daemon(*NONE, "-no-shutdown")
     assert program.terminate() == 0
