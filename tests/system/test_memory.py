@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +13,8 @@ from qemud.demo import DEMO_GUEST
 from tests.programs import QmpError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.conftest import Starter
     from tests.programs import Program
 
