@@ -260,3 +260,16 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     (tmp_path / "bad.json").write_text("{ 'command': 1 }")
     assert main(["build", "--schema", str(tmp_path / "bad.json"), "--out", str(tmp_path / "out")]) == 1
     assert "bad.json:1" in capsys.readouterr().err
+
+
+def test_the_build_needs_nothing_but_python(tmp_path: Path) -> None:
+    """pip builds in an environment of its own, where no run-time dependency is."""
+    program = (
+        "import sys; from pathlib import Path\n"
+        f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
+        "from qemud.qapi.generate.build import build_project\n"
+        f"assert build_project(out=Path({str(tmp_path)!r}))\n"
+    )
+    done = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert (tmp_path / "table.py").is_file()
