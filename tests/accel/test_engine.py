@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -141,6 +142,25 @@ def test_without_the_extension_the_twin_serves_and_says_what_it_lacks(monkeypatc
         assert "C extension" in str(warnings)
     finally:
         machine.close()
+
+
+def test_a_process_that_may_not_have_the_memory_is_told_so():
+    """The engine itself would end the process with status 1."""
+    program = """
+import resource
+from qemud.accel import create_vcpu
+from qemud.machine.memory import AddressSpace
+from qemud.qapi.runtime.errors import GenericError
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+try:
+    create_vcpu(AddressSpace())
+except GenericError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout == (
+        "the engine needs 1024 MiB of address space that is writable and executable: Cannot allocate memory\n"
+    )
 
 
 def test_closing_twice_is_harmless(native):

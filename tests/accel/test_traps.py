@@ -190,6 +190,24 @@ def test_the_time_csr_is_the_guests_clock(bare):
     assert bare.vcpu.gpr(A0) <= bare.vcpu.gpr(A1)
 
 
+def test_the_counters_stand_still_with_the_clock(bare):
+    code = asm.program(
+        asm.csrr(A0, 0xC00),
+        asm.csrr(A1, 0xC02),
+        asm.csrr(A2, 0xB00),
+        asm.csrr(A3, 0xB02),
+        asm.j("h"),
+        asm.label("h"),
+        asm.WFI,
+    )
+    bare.vcpu.set_clock(0, 123_456)
+    bare.run(code)
+    assert [bare.vcpu.gpr(n) for n in (A0, A1, A2, A3)] == [123_456] * 4
+    bare.vcpu.set_clock(0, None)
+    bare.run(code)
+    assert 123_456 < bare.vcpu.gpr(A0) <= bare.vcpu.gpr(A1) <= bare.vcpu.gpr(A2) <= bare.vcpu.gpr(A3)
+
+
 def test_wfi_in_user_mode_is_illegal(bare):
     bare.run(asm.program(SET_TRAP, enter(0), asm.WFI, asm.j("halt"), REPORT))
     assert bare.vcpu.gpr(A5) == 2

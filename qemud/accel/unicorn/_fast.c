@@ -39,6 +39,7 @@ enum { FETCH_PAGE_FAULT = 12, LOAD_PAGE_FAULT = 13, STORE_PAGE_FAULT = 15 };
 /* mstatus: supervisor may touch user pages; machine mode accesses as the mode before. */
 enum { STATUS_MPRV = 1 << 17, STATUS_SUM = 1 << 18 };
 enum { MODE_S = 1, FETCH = 2, SSTATUS = 0x100 };
+static const int counters[] = {0xb00, 0xb02, 0xc00, 0xc02}; /* mcycle, minstret, cycle, instret */
 
 /* A kick can be lost: the engine clears its flags without a barrier.  The watchdog repeats it after RETRY; it looks after
  * a running guest every TICK even when no timer is due. */
@@ -61,7 +62,8 @@ typedef struct Gap {
 
 /* riscv_csr_operations */
 typedef struct {
-    void *predicate, *read;
+    void *predicate;
+    int (*read)(void *env, int number, uint64_t *value);
     int (*write)(void *env, int number, uint64_t value);
     void *op;
 } CsrOps;
@@ -137,6 +139,13 @@ static int64_t guest_now(const Core *core)
 static uint64_t read_time(void)
 {
     return current ? (uint64_t)(guest_now(current) / current->ns_per_tick) : 0;
+}
+
+/* The read operation of cycle and instret, where the engine has the host's counter, which runs on while the guest is stopped. */
+static int read_counter(void *env, int number, uint64_t *value)
+{
+    *value = current ? (uint64_t)guest_now(current) : 0;
+    return 0;
 }
 
 /* Kicks ------------------------------------------------------------------------------------------------------------- */
@@ -611,12 +620,17 @@ static int core_init(PyObject *self, PyObject *args, PyObject *kwargs)
         return -1;
     }
     tlb_fill = core->tlb_fill;
-    if (!write_sstatus) {
-        CsrOps ops;
-        core->get_csr_ops(SSTATUS, &ops);
+    CsrOps ops;
+    core->get_csr_ops(SSTATUS, &ops);
+    if (ops.write != hook_sstatus) {
         write_sstatus = ops.write;
         ops.write = hook_sstatus;
         core->set_csr_ops(SSTATUS, &ops);
+    }
+    for (size_t i = 0; i < sizeof counters / sizeof *counters; i++) {
+        core->get_csr_ops(counters[i], &ops);
+        ops.read = read_counter;
+        core->set_csr_ops(counters[i], &ops);
     }
     core->handler = Py_NewRef(handler);
     core->fault = Py_NewRef(fault);

@@ -28,6 +28,8 @@ PROT_READ = 1
 PROT_EXEC = 4
 PROT_ALL = 7
 CTL_WRITE_USE_EXITS = 1 << 30 | 1 << 26 | 4
+CODE_SIZE = 1 << 30
+"""What the engine reserves for translated code, and fills as it goes."""
 ERR_OK = 0
 ERR_EXCEPTION = 21
 
@@ -118,6 +120,19 @@ class Library:
         if error:
             text = self.quick.uc_strerror(error).decode("ascii", "replace")
             raise GenericError(f"the engine refuses to {what}: {text}")
+
+
+def check_memory() -> None:
+    """Raise GenericError where the engine could not have its memory for translated code: it would end the process."""
+    import mmap
+
+    protection = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+    try:
+        mmap.mmap(-1, CODE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=protection).close()
+    except OSError as error:
+        raise GenericError(
+            f"the engine needs {CODE_SIZE >> 20} MiB of address space that is writable and executable: {error.strerror}"
+        ) from None
 
 
 @cache

@@ -87,6 +87,7 @@ class RiscvVcpu:
     # The engine.
 
     def _open(self) -> None:
+        library.check_memory()
         lib = self._lib.quick
         handle = ctypes.c_void_p()
         self._lib.check(

@@ -45,6 +45,27 @@ StoreHook = ctypes.CFUNCTYPE(
     None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_uint64, ctypes.c_void_p
 )
 TimeHook = ctypes.CFUNCTYPE(ctypes.c_uint64)
+CounterHook = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(ctypes.c_uint64))
+
+COUNTERS = (0xB00, 0xB02, 0xC00, 0xC02)  # mcycle, minstret, cycle, instret
+
+
+class Running(threading.local):
+    """The core whose guest code the thread runs."""
+
+    core: Core | None = None
+
+
+running = Running()
+
+
+def _read_counter(_env: int, _number: int, value: Any) -> int:
+    """Cycle and instret count nanoseconds of the guest's time."""
+    value[0] = running.core.now() if running.core else 0
+    return 0
+
+
+READ_COUNTER = CounterHook(_read_counter)
 
 
 class Core:
@@ -93,6 +114,12 @@ class Core:
             "rom": RomHook(lambda *_: True),
             "time": TimeHook(self._time),
         }
+        for number in COUNTERS:
+            # Of the four operations of a register, the second reads it.
+            operations = (ctypes.c_void_p * 4)()
+            lib.quick.riscv_get_csr_ops_riscv64(number, operations)
+            operations[1] = _address(READ_COUNTER)
+            lib.quick.riscv_set_csr_ops_riscv64(number, operations)
         self._gaps: list[tuple[Any, Any]] = []
         self._mem_io_pc.value = NO_ACCESS
         self._changed = threading.Condition()
@@ -111,12 +138,14 @@ class Core:
         with self._changed:
             self._in_guest = True
             self._changed.notify()
+        running.core = self
         try:
             while True:
                 error = int(self._lib.slow.uc_emu_start(self._uc, self._pc.value, 0, 0, 0))
                 if not self._deliver_fault() or self._leaving:
                     return error
         finally:
+            running.core = None
             self._in_guest = False
 
     def kick(self) -> None:
@@ -248,9 +277,12 @@ class Core:
         self._lib.quick.riscv_cpu_do_interrupt_riscv64(self._cs)
         return True
 
+    def now(self) -> int:
+        """The guest's time, ns."""
+        return self._frozen if self._frozen >= 0 else time.monotonic_ns() + self._offset
+
     def _time(self) -> int:
-        now = self._frozen if self._frozen >= 0 else time.monotonic_ns() + self._offset
-        return now // self._ns_per_tick
+        return self.now() // self._ns_per_tick
 
     # Accesses outside RAM.
 
