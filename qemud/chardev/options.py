@@ -12,7 +12,7 @@ Source: QEMU 10.0, qemu_chr_parse_compat and the kinds' parse functions, for nam
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from qemud._generated.types import char, sockets
 from qemud.qapi.runtime import qemuopts
@@ -51,22 +51,24 @@ KINDS: dict[str, Callable[[str, str], Any]] = {
 }
 """How the values of `ChardevOptions` are written; a test holds the two to the same names."""
 
-_TCP = re.compile(
-    r":?(?:\[(?P<bracketed>[^]]*)\]|(?P<host>[^:]*)):(?P<port>[^,]+)(?:,(?P<rest>.*))?", re.DOTALL
-)
-_TCP_NO_HOST = re.compile(r":(?P<port>[^,:]+)(?:,(?P<rest>.*))?", re.DOTALL)
+# Compiled when there is an address to match: few start-ups have one.
+_TCP = r":?(?:\[(?P<bracketed>[^]]*)\]|(?P<host>[^:]*)):(?P<port>[^,]+)(?:,(?P<rest>.*))?"
+_TCP_NO_HOST = r":(?P<port>[^,:]+)(?:,(?P<rest>.*))?"
 
 
 class NotationError(GenericError):
     """The short form is not one; QEMU says so in a second line that names the option."""
 
 
-class Description(NamedTuple):
-    """A chardev as the command line describes it."""
+class Description:
+    """A chardev as the command line describes it; `mux` puts a multiplexer on top."""
 
-    label: str | None
-    backend: char.ChardevBackend
-    mux: bool
+    __slots__ = ("backend", "label", "mux")
+
+    def __init__(self, label: str | None, backend: char.ChardevBackend, *, mux: bool) -> None:
+        self.label = label
+        self.backend = backend
+        self.mux = mux
 
 
 def parse_options(text: str, warn: Callable[[str], None] | None = None) -> Description:
@@ -123,12 +125,12 @@ def describe(values: Mapping[str, str], *, label: str | None) -> Description:
     kind = _BACKENDS.get(options.backend or "")
     if kind is None:
         raise GenericError(f"'{options.backend}' is not a valid char driver name")
-    return Description(label or None, kind(options), options.mux)
+    return Description(label or None, kind(options), mux=options.mux)
 
 
 def _parse_tcp(text: str, whole: str, warn: Callable[[str], None] | None) -> dict[str, str]:
     """`[HOST]:PORT[,OPTIONS]`; an IPv6 address is put in brackets."""
-    match = _TCP_NO_HOST.fullmatch(text) or _TCP.fullmatch(text)
+    match = re.fullmatch(_TCP_NO_HOST, text, re.DOTALL) or re.fullmatch(_TCP, text, re.DOTALL)
     if match is None:
         raise NotationError(f"'{whole}' is not a valid char driver")
     found = match.groupdict()

@@ -14,7 +14,7 @@ Source: QEMU 10.0, system/vl.c and qemu-options.hx.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qemud._generated.types.options import CommandLine, MemoryOptions
 from qemud.qapi.names import python_name
@@ -36,16 +36,21 @@ class UsageError(Exception):
     """What is wrong with the command line, as it is printed behind the program's name."""
 
 
-class Option(NamedTuple):
+class Option:
     """How the argument of one option is written.
 
     `read` turns it into a value and is given who takes warnings; None for an option without an argument.  `many` options
     collect a list; `alias` is the option that this is another name for.
     """
 
-    read: Callable[[str, Warn], Any] | None = None
-    many: bool = False
-    alias: str = ""
+    __slots__ = ("alias", "many", "read")
+
+    def __init__(
+        self, read: Callable[[str, Warn], Any] | None = None, *, many: bool = False, alias: str = ""
+    ) -> None:
+        self.read = read
+        self.many = many
+        self.alias = alias
 
 
 def _opts(struct: str, implied: str | None = None) -> Callable[[str, Warn], Any]:

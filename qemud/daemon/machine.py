@@ -35,7 +35,6 @@ _SHORT = ("kernel", "initrd", "append", "dtb")
 def machine_options(line: CommandLine) -> MachineOptions:
     """All that was said of the machine, checked against the schema. Raises UsageError or GenericError."""
     from qemud._generated.types.boards import MachineType
-    from qemud._generated.types.machine import MemorySizeConfiguration
     from qemud.qapi.runtime.keyval import parse_keyval, parse_keyval_type
 
     values = parse_keyval(line.machine or DEFAULT_MACHINE, "type")
@@ -51,6 +50,8 @@ def machine_options(line: CommandLine) -> MachineOptions:
     if line.smp is not None:
         options.smp = line.smp
     if line.m is not None:
+        from qemud._generated.types.machine import MemorySizeConfiguration
+
         options.memory = MemorySizeConfiguration(size=line.m.size, max_size=line.m.maxmem, slots=line.m.slots)
     for name in ("initrd", "append"):
         if getattr(options, name) is not None and options.kernel is None:

@@ -15,6 +15,7 @@ What fails on the way is undone in the reverse order.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,9 @@ async def serve(line: CommandLine, target: str, daemonizer: Daemonizer) -> int:
             await asyncio.gather(opening, return_exceptions=True)
             return daemon.ended.result()
         await daemon.build(opening.result())
+        # What there is now stays: later searches for garbage pass it by, and guests wait for them that much less.
+        gc.freeze()
+        gc.enable()
         daemonizer.ready()
         daemon.announce()
         return await daemon.ended

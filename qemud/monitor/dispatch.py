@@ -18,7 +18,7 @@ Source: QEMU 10.0, qapi/qmp-dispatch.c and system/qdev-monitor.c (order of check
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
 
@@ -31,20 +31,21 @@ from qemud.qapi.runtime.wire import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
+    from typing import Protocol
+
+    class Execute(Protocol):
+        """What a monitor needs of a dispatcher."""
+
+        def __call__(
+            self, name: str, arguments: dict[str, Any], *, oob: bool = False
+        ) -> Coroutine[Any, Any, bytes | None]:
+            """Run a command; its result as ASCII JSON text, or None when success is not answered.  Raises QmpError."""
+
 
 log = Logger("monitor")
 
 EMPTY = b"{}"
 """The result of a command that returns nothing."""
-
-
-class Execute(Protocol):
-    """What a monitor needs of a dispatcher."""
-
-    def __call__(
-        self, name: str, arguments: dict[str, Any], *, oob: bool = False
-    ) -> Coroutine[Any, Any, bytes | None]:
-        """Run a command; its result as ASCII JSON text, or None when success is not answered.  Raises QmpError."""
 
 
 class Dispatcher:

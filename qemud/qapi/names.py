@@ -14,11 +14,14 @@ which two names of one scope come out the same.
 from __future__ import annotations
 
 import keyword
-import re
 
-_NOT_IN_IDENTIFIER = re.compile(r"[^A-Za-z0-9_]")
-# Keywords, and `self`, the first parameter of every handler; with `_` behind, so that no two names become one.
-_TAKEN = re.compile(rf"(?:{'|'.join([*keyword.kwlist, 'self'])})_*")
+# Keywords, and `self`, the first parameter of every handler.
+_TAKEN = frozenset((*keyword.kwlist, "self"))
+
+
+def _underscored(wire: str) -> str:
+    """`wire` with `_` for each character that no identifier of ASCII has."""
+    return "".join(character if character.isascii() and character.isalnum() else "_" for character in wire)
 
 
 def _identifier(wire: str) -> str:
@@ -26,14 +29,15 @@ def _identifier(wire: str) -> str:
 
     Downstream names (`__org.example_name`) lose their leading underscores, which Python would mangle.
     """
-    name = _NOT_IN_IDENTIFIER.sub("_", wire).lstrip("_")
+    name = _underscored(wire).lstrip("_")
     return f"_{name}" if not name or name[0].isdigit() else name
 
 
 def python_name(wire: str) -> str:
     """The Python identifier for a member, argument or command."""
     name = _identifier(wire)
-    return f"{name}_" if _TAKEN.fullmatch(name) else name
+    # With any number of `_` behind, so that no two names become one.
+    return f"{name}_" if name.rstrip("_") in _TAKEN else name
 
 
 def constant_name(wire: str) -> str:
@@ -50,7 +54,7 @@ def class_name(wire: str) -> str:
 
 def camel_case(wire: str) -> str:
     """A value of an enumeration as a part of a class's name; capitals inside a word stay."""
-    words = _NOT_IN_IDENTIFIER.sub("_", wire).split("_")
+    words = _underscored(wire).split("_")
     return "".join(word[:1].upper() + word[1:] for word in words)
 
 

@@ -406,6 +406,11 @@ def test_options_become_qmps_types(text: str, label: str, expected: Any) -> None
     assert not description.mux
 
 
+def short_form(text: str, **how: Any) -> tuple[str | None, char.ChardevBackend, bool]:
+    description = parse_compact(text, **how)
+    return description.label, description.backend, description.mux
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -423,12 +428,12 @@ def test_options_become_qmps_types(text: str, label: str, expected: Any) -> None
     ],
 )
 def test_the_short_form(text: str, expected: Any) -> None:
-    assert parse_compact(text) == (None, expected, False)
+    assert short_form(text) == (None, expected, False)
 
 
 def test_the_short_form_with_a_monitor() -> None:
-    assert parse_compact("mon:stdio", mux_monitor=True) == (None, backend("stdio", signal=False), True)
-    assert parse_compact("mon:pty", mux_monitor=True) == (None, backend("pty"), True)
+    assert short_form("mon:stdio", mux_monitor=True) == (None, backend("stdio", signal=False), True)
+    assert short_form("mon:pty", mux_monitor=True) == (None, backend("pty"), True)
 
 
 @pytest.mark.parametrize(

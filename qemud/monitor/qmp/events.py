@@ -13,12 +13,20 @@ Source: QEMU 10.0, docs/interop/qmp-spec.rst, section "Asynchronous events"; mon
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from qemud.monitor.qmp import envelope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
+
+    class CallLater(Protocol):
+        """`asyncio.AbstractEventLoop.call_later`, as far as it is needed."""
+
+        def __call__(self, delay: float, callback: Callable[..., object], /, *args: Any) -> object:
+            """Call `callback(*args)` after `delay` seconds."""
+
 
 RATE_SECONDS: Final = 1.0
 
@@ -34,13 +42,6 @@ RATE_LIMITED: Final[dict[str, str | None]] = {
     "VSERPORT_CHANGE": "id",
     "WATCHDOG": None,
 }
-
-
-class CallLater(Protocol):
-    """`asyncio.AbstractEventLoop.call_later`, as far as it is needed."""
-
-    def __call__(self, delay: float, callback: Callable[..., object], /, *args: Any) -> object:
-        """Call `callback(*args)` after `delay` seconds."""
 
 
 class Events:

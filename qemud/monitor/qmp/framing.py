@@ -69,7 +69,9 @@ class Framer:
     def __init__(self, *, short_way: bool = True, limits: Limits = Limits()) -> None:  # noqa: B008 - immutable
         self._short_way = short_way
         self._limits = limits
-        self._small = min(limits)  # a shorter message is within all limits
+        self._small = min(
+            limits.nesting, limits.tokens, limits.bytes
+        )  # a shorter message is within all limits
         self._waiting: deque[bytes] = deque()  # pieces behind the current one
         self._data = b""
         self._text: str | None = None  # the current piece while it goes the short way

@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import types
 from contextvars import ContextVar, copy_context
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from qemud.chardev.stream import LOW_WATER, ChardevEvent
 from qemud.monitor.qmp.session import Mode, Session
@@ -31,46 +31,47 @@ from qemud.qapi.runtime.errors import GenericError, QmpError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
+    from typing import Protocol
 
     from qemud.monitor.dispatch import Execute
     from qemud.monitor.qmp.envelope import Request
+
+    class MonitorPort(Protocol):
+        """What a monitor needs of a chardev's port (`qemud.chardev.stream.Port`)."""
+
+        @property
+        def pending(self) -> int:
+            """Bytes written and not taken yet."""
+
+        def start(
+            self,
+            receive: Callable[[bytes], object],
+            event: Callable[[ChardevEvent], object] | None = None,
+            drained: Callable[[], object] | None = None,
+        ) -> None:
+            """Begin to call back."""
+
+        def write(self, data: bytes) -> None:
+            """Send; never blocks."""
+
+        def pause(self) -> None:
+            """Bring no input until `resume`."""
+
+        def resume(self) -> None:
+            """Bring input again."""
+
+        def take_fds(self) -> list[int]:
+            """The descriptors that came with the bytes just received."""
+
+        def detach(self) -> None:
+            """Call back no more."""
+
 
 BURST: Final = 128
 """How many commands one client may run before others get their turn."""
 
 current_session: ContextVar[Session] = ContextVar("current_session")
 """The session that the running command came by; unset where no monitor runs it."""
-
-
-class MonitorPort(Protocol):
-    """What a monitor needs of a chardev's port (`qemud.chardev.stream.Port`)."""
-
-    @property
-    def pending(self) -> int:
-        """Bytes written and not taken yet."""
-
-    def start(
-        self,
-        receive: Callable[[bytes], object],
-        event: Callable[[ChardevEvent], object] | None = None,
-        drained: Callable[[], object] | None = None,
-    ) -> None:
-        """Begin to call back."""
-
-    def write(self, data: bytes) -> None:
-        """Send; never blocks."""
-
-    def pause(self) -> None:
-        """Bring no input until `resume`."""
-
-    def resume(self) -> None:
-        """Bring input again."""
-
-    def take_fds(self) -> list[int]:
-        """The descriptors that came with the bytes just received."""
-
-    def detach(self) -> None:
-        """Call back no more."""
 
 
 class Turn:

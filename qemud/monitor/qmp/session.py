@@ -44,12 +44,13 @@ from typing import TYPE_CHECKING, Final
 
 from qemud.monitor.qmp import envelope
 from qemud.monitor.qmp.envelope import Request
-from qemud.monitor.qmp.framing import Framer
 from qemud.monitor.qmp.values import LATER, NEED_DATA, JsonError, JsonValue
 from qemud.qapi.runtime.errors import CommandNotFound, GenericError, QmpError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from qemud.monitor.qmp.framing import Framer
 
 MAX_QUEUE: Final = 8
 MAX_REPLY_BACKLOG: Final = 64 << 10
@@ -78,7 +79,9 @@ class Session:
         self.mode = Mode.CLOSED
         self.epoch = 0
         """Counts connections."""
-        self._framer = Framer()
+        self._framer: Framer | None = (
+            None  # made when something comes: a greeting waits for no parser's import
+        )
         self._oob = False
         self._starved = True  # all input has been looked at
         self._running = False  # an in-band request has been given out and not been answered
@@ -103,7 +106,7 @@ class Session:
     def closed(self) -> None:
         """The client has gone."""
         self.mode = Mode.CLOSED
-        self._framer = Framer()
+        self._framer = None
         self._oob = False
         self._starved = True
         self._running = False
@@ -128,6 +131,10 @@ class Session:
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the client."""
+        if self._framer is None:
+            from qemud.monitor.qmp.framing import Framer
+
+            self._framer = Framer()
         self._framer.feed(data)
         self._starved = False
 
@@ -142,11 +149,13 @@ class Session:
         With `in_band=False` only commands out of band are given out; in-band ones wait.  Garbage and requests that are
         wrong in themselves are answered on the way, in their order.
         """
-        queue = self._queue
+        queue, framer = self._queue, self._framer
         self.busy = False
+        if framer is None:
+            return None
         while self.backlog < MAX_REPLY_BACKLOG:
             if in_band and not self._running:
-                message = queue.popleft() if queue else self._framer.next()
+                message = queue.popleft() if queue else framer.next()
                 if message is NEED_DATA or message is LATER:
                     self._starved = message is NEED_DATA
                     self.busy = message is LATER
@@ -158,7 +167,7 @@ class Session:
             else:
                 if not self._oob or len(queue) >= MAX_QUEUE:
                     return None
-                message = self._framer.next()
+                message = framer.next()
                 if message is NEED_DATA or message is LATER:
                     self._starved = message is NEED_DATA
                     self.busy = message is LATER

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 JsonValue = Any  # None, bool, int, float, str, list, dict of str
 
@@ -34,11 +34,15 @@ def integer(text: str | bytes) -> int | float:
     return float(text)
 
 
-class Limits(NamedTuple):
-    """What one message may cost; QEMU's limits."""
+class Limits:
+    """What one message may cost; by default, QEMU's limits.
 
-    nesting: int = 1024
-    """Open braces and brackets at a time."""
-    tokens: int = 2 << 20
-    bytes: int = 64 << 20
-    """The text of all tokens together."""
+    `nesting` counts open braces and brackets at a time, `bytes` the text of all tokens together.
+    """
+
+    __slots__ = ("bytes", "nesting", "tokens")
+
+    def __init__(self, *, nesting: int = 1024, tokens: int = 2 << 20, bytes: int = 64 << 20) -> None:  # noqa: A002
+        self.nesting = nesting
+        self.tokens = tokens
+        self.bytes = bytes
