@@ -78,7 +78,7 @@ def script(directory: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     yield add("s11", "socket", addr={"type": "fd", "data": {"str": "7"}})
     yield add("s12", "socket", addr=unix("x" * 120))
     yield add("s13", "socket", addr=inet("127.0.0.1", "abc"))
-    yield add("s14", "socket", addr=inet("127.0.0.1", "5", to=3))
+    # A range of no ports is no question for both: QEMU ends its text with whatever error the process had last.
     yield add("s15", "socket", addr=inet("127.0.0.1", "0", ipv4=False, ipv6=False))
     yield add("s16", "socket", addr=unix(f"{directory}/s1"), server=False)
     yield add("s17", "socket", addr=unix("/nonexistent/s"), server=False)

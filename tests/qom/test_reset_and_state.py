@@ -250,6 +250,8 @@ def values_of(annotation: Any) -> st.SearchStrategy[Any]:
         return st.lists(values_of(get_args(annotation)[0]), max_size=5)
     if annotation is NoneType:
         return st.none()
+    if annotation is Any:
+        return st.dictionaries(st.text(max_size=3), st.booleans() | st.integers(0, 9), max_size=3)
     if annotation is bool:
         return st.booleans()
     if annotation is int:
