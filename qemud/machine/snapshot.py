@@ -48,7 +48,7 @@ async def save_machine(vm: VirtualMachine, board: Object) -> Snapshot:
     """All of a stopped machine. Raises GenericError for one that runs."""
     async with vm.transitions:
         _check_stopped(vm)
-        value = await vm.mailboxes.call(_save_objects, vm, board)
+        value = await vm.mailboxes.call(save_objects, vm, board)
         memory: dict[str, dict[int, bytes]] = {}
         for section in _memory(vm.memory):
             content = memory[section.name] = {}
@@ -104,7 +104,8 @@ def _check_stopped(vm: VirtualMachine) -> None:
         raise GenericError("the machine runs; it has to be stopped to be saved or loaded")
 
 
-def _save_objects(vm: VirtualMachine, board: Object) -> dict[str, Any]:
+def save_objects(vm: VirtualMachine, board: Object) -> dict[str, Any]:
+    """All but the memory's content. Machine thread; the machine is stopped."""
     from qemud._generated.types.snapshot import SavedMachine, SavedMemory, SavedObject
     from qemud.qapi.runtime.wire import to_wire
     from qemud.qom.state import save_tree

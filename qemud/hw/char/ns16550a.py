@@ -87,7 +87,7 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
             raise GenericError("serial-mm: baudbase 0 is no speed")
         self._shift = self.options.regshift
         self._timeout = self.machine.clock.timer(self._on_timeout)
-        self._resume = self.machine.clock.timer(self._take_in)
+        self._resume = self.machine.clock.timer(self._go_on)
         self.mmio.clear()
         self.init_mmio("serial", 8 << self._shift)
         self._grant()
@@ -136,8 +136,7 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
         else:
             self._timeout.arm(state.timeout_deadline)
         self._update_irq()
-        self.on_writable()
-        self._take_in_when_running()
+        self._go_on_when_running()
 
     # -- the character device's side --------------------------------------------------------------------------------
 
@@ -145,7 +144,7 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
         """Characters from outside, at most as many as were granted."""
         self._granted -= len(data)
         self.state.wire.extend(data)
-        self._take_in_when_running()
+        self._go_on_when_running()
 
     def on_event(self, event: ChardevEvent) -> None:
         """Something happened out there: only a break reaches the wire."""
@@ -164,12 +163,8 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
         self._update_irq()
 
     def on_writable(self) -> None:
-        """The character device takes more: send what waits."""
-        state = self.state
-        if not state.lsr & Lsr.THRE and self._writable():
-            self._send(bytes(state.xmit_fifo))
-            state.xmit_fifo.clear()
-            self._transmitter_empty()
+        """The character device takes more."""
+        self._go_on_when_running()
 
     # -- the firmware's side ----------------------------------------------------------------------------------------
 
@@ -319,13 +314,22 @@ class Ns16550a(SysBusDevice, type_name="serial-mm", options=SerialMmOptions, sta
 
     # -- receiver ---------------------------------------------------------------------------------------------------
 
-    def _take_in_when_running(self) -> None:
-        """Take in now, or once the machine goes on: nothing that the guest can see changes while it is stopped."""
+    def _go_on_when_running(self) -> None:
+        """Send and take in now, or once the machine goes on: nothing that the guest can see changes while it is stopped."""
         if self.machine.clock.running:
-            self._take_in()
+            self._go_on()
         else:
             assert self._resume is not None
             self._resume.arm(self.machine.clock.now())
+
+    def _go_on(self) -> None:
+        """Send what waits if the character device takes more, and take in what came."""
+        state = self.state
+        if not state.lsr & Lsr.THRE and self._writable():
+            self._send(bytes(state.xmit_fifo))
+            state.xmit_fifo.clear()
+            self._transmitter_empty()
+        self._take_in()
 
     def _take_in(self) -> None:
         """Move characters from the wire into the receiver while there is room, and ask for as many more."""
