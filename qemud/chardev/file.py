@@ -6,13 +6,13 @@ by a pool thread.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from typing import TYPE_CHECKING
 
 from qemud.chardev.descriptor import DescriptorChardev, Output, is_file, is_pollable
 from qemud.chardev.pool import PooledReader, PooledWriter
+from qemud.machine.descriptors import FdsetError, close_file, names_fdset, open_file
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 
 def open_path(path: str, flags: int, trouble: str = "Could not open") -> int:
-    """open(2) with QEMU's error text, which begins with `trouble`.
+    """Open a file with QEMU's error text, which begins with `trouble`; closed by `close_file`.
 
     A FIFO is opened for both directions: so it waits for nobody, and that the other side comes and goes is not an end of input.
     """
     try:
-        if stat.S_ISFIFO(os.stat(path).st_mode):
+        if not names_fdset(path) and stat.S_ISFIFO(os.stat(path).st_mode):
             flags = flags & ~os.O_ACCMODE | os.O_RDWR
     except (OSError, ValueError):
         pass  # it does not exist, or may not be seen; open tells
     try:
-        return os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK, 0o666)
+        return open_file(path, flags | os.O_NOCTTY | os.O_NONBLOCK)
+    except FdsetError as error:
+        raise GenericError(f"{trouble} '{path}': {error.strerror}: {error.reason}") from None
     except OSError as error:
         raise GenericError(f"{trouble} '{path}': {os.strerror(error.errno or 0)}") from None
-    except ValueError:  # a NUL in the name
-        raise GenericError(f"{trouble} '{path}': {os.strerror(errno.EINVAL)}") from None
 
 
 class FileChardev(DescriptorChardev):
@@ -62,7 +62,7 @@ class FileChardev(DescriptorChardev):
             try:
                 fd_in = open_path(options.in_, os.O_RDONLY)
             except GenericError:
-                os.close(fd_out)
+                close_file(fd_out)
                 raise
         self.serve(fd_in, fd_out)
         self.set_open(True)
@@ -124,7 +124,7 @@ class FileChardev(DescriptorChardev):
             self._writer = None
         self.disconnect()
         for fd in self._fds:
-            os.close(fd)
+            close_file(fd)
         self._fds = []
         super().close()
 

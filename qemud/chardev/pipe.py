@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from qemud.chardev.file import FileChardev, open_path
+from qemud.machine.descriptors import close_file
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class PipeChardev(FileChardev):
             try:
                 fd_out = open_path(f"{self._path}.out", os.O_RDWR)
             except GenericError:
-                os.close(fd_in)
+                close_file(fd_in)
                 raise
         except GenericError:
             fd_in = fd_out = open_path(self._path, os.O_RDWR)

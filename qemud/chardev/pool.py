@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from qemud.chardev.descriptor import READ_SIZE
 from qemud.chardev.stream import LOW_WATER
+from qemud.machine.descriptors import close_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +56,7 @@ class PooledWriter:
         with self._writing:
             fd, self._fd = self._fd, -1
             if fd >= 0:
-                os.close(fd)
+                close_file(fd)
         self.pending = 0
 
     def _flush(self) -> OSError | None:

@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from qemud.hw.riscv.mmu import translate
+from qemud.machine.descriptors import FdsetError, close_file, names_fdset, open_file
 from qemud.machine.memory import ADDRESS_SPACE_END, SectionKind
 from qemud.qapi.runtime.errors import GenericError
 
@@ -102,13 +103,14 @@ class _File:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._new = not os.path.lexists(path)
+        self._new = not (names_fdset(path) or os.path.lexists(path))
         self._size = 0
         try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "Invalid argument"
-            raise GenericError(f"Could not open '{path}': {reason}") from None
+            self._fd = open_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        except FdsetError as error:
+            raise GenericError(f"Could not open '{path}': {error.strerror}: {error.reason}") from None
+        except OSError as error:
+            raise GenericError(f"Could not open '{path}': {error.strerror}") from None
 
     def append(self, data: bytes | None, size: int) -> None:
         """Write on; None is a stretch of zeros, which takes no space."""
@@ -130,11 +132,11 @@ class _File:
                 os.ftruncate(self._fd, self._size)
         except (OSError, OverflowError):
             raise self._failed() from None
-        os.close(self._fd)
+        close_file(self._fd)
 
     def discard(self) -> None:
         """Close it and take it away, if it was not there before."""
-        os.close(self._fd)
+        close_file(self._fd)
         if self._new:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)

@@ -27,6 +27,7 @@ from qemud._generated.types.qom import (
     QCryptoSecretFormat,
     SecretProperties,
 )
+from qemud.machine.descriptors import close_file, fdsets, names_fdset, open_file, read_from_start
 from qemud.machine.memory import RamBlock
 from qemud.qapi.runtime.errors import GenericError
 from qemud.qom.userobjects import UserCreatable
@@ -62,10 +63,15 @@ class MappedBlock(RamBlock):
         try:
             self.mapping = mmap.mmap(fd, self.size, flags=kind, offset=offset)
         except (OSError, OverflowError, ValueError) as error:
-            os.close(fd)
+            close_file(fd)
             reason = error.strerror if isinstance(error, OSError) else "Cannot allocate memory"
             raise GenericError(f"unable to map backing store for guest RAM: {reason}") from None
         self.view = memoryview(self.mapping)
+
+    def close(self) -> None:
+        """Give the memory back, and the file to the set of descriptors that it came from."""
+        fdsets.forget(self.fd)
+        super().close()
 
 
 class MemoryBackend(UserCreatable, type_name="memory-backend", abstract=True, interfaces=("user-creatable",)):
@@ -231,7 +237,7 @@ class MemoryBackendFile(MemoryBackend, type_name="memory-backend-file", options=
             self._fit(fd)
         except (OSError, OverflowError, ValueError, GenericError) as error:
             if fd >= 0:
-                os.close(fd)
+                close_file(fd)
             if created:
                 os.unlink(path)
             if isinstance(error, GenericError):
@@ -302,13 +308,15 @@ def secret_of(tree: Tree, name: str) -> bytes:
 def _read_secret(path: str) -> bytes:
     try:
         # Pipes and terminals could keep the reader waiting for ever: only a file will do.
-        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        fd = open_file(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise GenericError(f"Unable to read {path}: Failed to open file “{path}”: not a regular file")
-            data = file.read(_SECRET_LIMIT + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise GenericError(f"Unable to read {path}: Failed to open file “{path}”: {reason}") from None
+            data = read_from_start(fd, _SECRET_LIMIT + 1)
+        finally:
+            close_file(fd)
+    except OSError as error:
+        raise GenericError(f"Unable to read {path}: Failed to open file “{path}”: {error.strerror}") from None
     if len(data) > _SECRET_LIMIT:
         raise GenericError(f"Unable to read {path}: more than {_SECRET_LIMIT} bytes are no secret")
     return data
@@ -317,6 +325,8 @@ def _read_secret(path: str) -> bytes:
 def _open_store(path: str, *, readonly: bool) -> tuple[int, bool]:
     """A descriptor of the backing file, and whether the file was made for it; OSError."""
     flags = os.O_RDONLY if readonly else os.O_RDWR
+    if names_fdset(path):
+        return open_file(path, flags), False
     try:
         if stat.S_ISDIR(os.stat(path).st_mode) and not readonly:
             # A file without a name: it goes when the memory does.

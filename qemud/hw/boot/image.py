@@ -23,6 +23,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple
 
 from qemud.hw.boot.elf import ElfError, is_elf, parse_elf
+from qemud.machine.descriptors import close_file, names_fdset, open_file, read_from_start
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _IMAGE_HEADER = struct.Struct("<8xQQQ24x4s4x")
 """text_offset, image_size, flags and, at 0x38, the magic number."""
 _IMAGE_MAGIC = b"RSC\x05"
-
-_CHUNK = 1 << 20
 
 
 class LoadError(GenericError):
@@ -75,7 +74,7 @@ class Part:
     def close(self) -> None:
         """Forget the file."""
         if self.fd >= 0:
-            os.close(self.fd)
+            close_file(self.fd)
             self.fd = -1
 
 
@@ -161,7 +160,7 @@ def load_firmware(path: str, *, default_address: int, limit: int) -> Loaded:
 
     A position-independent ELF file, as which OpenSBI is built, goes to `default_address` too.
     """
-    if not os.path.exists(path):
+    if not (names_fdset(path) or os.path.exists(path)):
         raise LoadError(f'Unable to find the RISC-V BIOS "{path}"')
     failure = f"could not load firmware '{path}'"
     source = _open(path, failure, limit)
@@ -196,8 +195,10 @@ class _Source(NamedTuple):
         """All of it, in memory."""
         if self.fd < 0:
             return self.data
-        with os.fdopen(self.fd, "rb") as file:
-            return file.read()
+        try:
+            return read_from_start(self.fd, self.length)
+        finally:
+            close_file(self.fd)
 
     def part(self, name: str, address: int) -> Part:
         if self.fd < 0:
@@ -208,34 +209,24 @@ class _Source(NamedTuple):
 def _open(path: str, failure: str, limit: int) -> _Source:
     """Open a file; what is no regular file (a pipe from a shell's <(...)) is read at once."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_file(path, os.O_RDONLY)
         try:
             status = os.fstat(fd)
             if stat.S_ISREG(status.st_mode):
-                source = _Source(os.pread(fd, _IMAGE_HEADER.size, 0), os.dup(fd), status.st_size)
+                source = _Source(os.pread(fd, _IMAGE_HEADER.size, 0), fd, status.st_size)
             else:
-                source = _Source(_read_all(fd, limit), -1)
-        finally:
-            os.close(fd)
+                source = _Source(read_from_start(fd, limit + 1), -1)
+                close_file(fd)
+        except BaseException:
+            close_file(fd)
+            raise
     except OSError as error:
         raise LoadError(failure, f"{path}: {error.strerror}") from None
-    except ValueError:
-        raise LoadError(failure, f"{path!r}: a file name has no zero byte") from None
     if not 0 < source.size <= limit:
         if source.fd >= 0:
-            os.close(source.fd)
+            close_file(source.fd)
         raise LoadError(failure, f"{path}: {source.size} bytes, expected 1 to {limit}")
     return source
-
-
-def _read_all(fd: int, limit: int) -> bytes:
-    """Everything a pipe has, but not much more than `limit` bytes."""
-    chunks: list[bytes] = []
-    size = 0
-    while size <= limit and (chunk := os.read(fd, _CHUNK)):
-        chunks.append(chunk)
-        size += len(chunk)
-    return b"".join(chunks)
 
 
 def _gunzip(data: bytes, failure: str, limit: int) -> bytes:

@@ -21,6 +21,7 @@ from qemud.hw.boot.fdt import FdtError, Node, flatten, unflatten
 from qemud.hw.boot.image import BootPlan, Loaded, LoadError, Part, load_firmware, load_initrd, load_kernel
 from qemud.hw.riscv.device_tree import renew_seeds, set_boot
 from qemud.hw.riscv.layout import DRAM_BASE, MROM
+from qemud.machine.descriptors import close_file, open_file, read_from_start
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
@@ -159,14 +160,15 @@ class Boot:
 
 def _read_tree(path: str) -> Node:
     try:
-        with open(path, "rb") as file:
-            blob = file.read(_MAX_DTB + 1)
+        fd = open_file(path, os.O_RDONLY)
+        try:
+            blob = read_from_start(fd, _MAX_DTB + 1)
+        finally:
+            close_file(fd)
     except OSError as error:
         raise LoadError(
             f"Unable to get size of device tree file '{path}'", f"{path}: {error.strerror}"
         ) from None
-    except ValueError:
-        raise LoadError(f"Unable to get size of device tree file {path!r}") from None
     if len(blob) > _MAX_DTB:
         raise GenericError(f"Device tree file '{path}' has more than {_MAX_DTB} bytes")
     try:
