@@ -155,7 +155,6 @@ def test_load_forgets_what_was_translated_and_mapped(bare):
     [
         ({"priv": 2}, "saved CPU state: 'priv' is 0x2, which no processor has"),
         ({"priv": 9}, "saved CPU state: 'priv' is 0x9, which no processor has"),
-        ({"pc": 1}, "saved CPU state: 'pc' is 0x1, which no processor has"),
         ({"satp": 1 << 60}, "saved CPU state: 'satp' is 0x1000000000000000, which no processor has"),
         ({"frm": 9}, "saved CPU state: 'frm' is 0x9, which no processor has"),
         ({"fflags": 32}, "saved CPU state: 'fflags' is 0x20, which no processor has"),

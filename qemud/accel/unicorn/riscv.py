@@ -488,7 +488,6 @@ def _check(state: RiscvCpuState) -> None:
             raise GenericError(f"saved CPU state: '{name}' has {len(values)} registers, expected {count}")
     checks: list[tuple[str, int, bool]] = [
         ("priv", state.priv, state.priv in PRIVILEGES),
-        ("pc", state.pc, state.pc & 1 == 0),
         ("x0", state.x[0], state.x[0] == 0),
         ("satp", state.satp, state.satp >> 60 in SATP_MODES),
         ("fflags", state.fflags, state.fflags < 32),
