@@ -68,13 +68,15 @@ class Mode(Enum):
 class Session:
     """The protocol state of one monitor; it serves one client after the other.
 
-    `version` is what query-version returns, as JSON text; `offers_oob` whether the capability is offered; `pretty`
-    whether output is indented.
+    `version` is what query-version returns, as JSON text; `offers_oob` and `offers_replay` whether the capabilities `oob` and
+    `event-replay` are offered; `pretty` whether output is indented.
     """
 
-    def __init__(self, version: bytes, *, offers_oob: bool = True, pretty: bool = False) -> None:
+    def __init__(
+        self, version: bytes, *, offers_oob: bool = True, offers_replay: bool = False, pretty: bool = False
+    ) -> None:
         self._version = version
-        self._offered = frozenset(["oob"] if offers_oob else [])
+        self._offered = [*(["oob"] if offers_oob else []), *(["event-replay"] if offers_replay else [])]
         self._pretty = pretty
         self.mode = Mode.CLOSED
         self.epoch = 0
@@ -82,7 +84,7 @@ class Session:
         self._framer: Framer | None = (
             None  # made when something comes: a greeting waits for no parser's import
         )
-        self._oob = False
+        self._oob = self._numbered = False
         self._starved = True  # all input has been looked at
         self._running = False  # an in-band request has been given out and not been answered
         self._queue: deque[JsonValue | JsonError] = deque()  # in-band messages behind the running one
@@ -93,6 +95,8 @@ class Session:
         self.busy = False
         """Whether `next_request` gave None only because it had worked long enough: ask again in the next turn."""
         self._descriptors: list[int] = []
+        self.named: dict[str, int] = {}
+        """Descriptors that a client has sent and given names; they outlive its connection."""
 
     # --- the connection
 
@@ -101,13 +105,13 @@ class Session:
         assert self.mode is Mode.CLOSED
         self.epoch += 1
         self.mode = Mode.NEGOTIATION
-        self._write(envelope.greeting(self._version, sorted(self._offered)))
+        self._write(envelope.greeting(self._version, self._offered))
 
     def closed(self) -> None:
         """The client has gone."""
         self.mode = Mode.CLOSED
         self._framer = None
-        self._oob = False
+        self._oob = self._numbered = False
         self._starved = True
         self._running = False
         self._queue.clear()
@@ -125,6 +129,7 @@ class Session:
         if unavailable:
             raise GenericError(f"Capability {', '.join(unavailable)} not available")
         self._oob = "oob" in wanted
+        self._numbered = "event-replay" in wanted
         self.mode = Mode.COMMAND
 
     # --- input
@@ -228,10 +233,12 @@ class Session:
             self._running = False
         return True
 
-    def event(self, name: str, line: bytes) -> None:
-        """Tell the client of an event; `line` is the whole message."""
+    def event(self, name: str, line: bytes, number: int = 0) -> None:
+        """Tell the client of an event; `line` is the whole message, without the event's number."""
         if self.mode is not Mode.COMMAND:
             return
+        if self._numbered:
+            line = envelope.numbered(line, number)
         if self.backlog < MAX_EVENT_BACKLOG:
             self._write(line)
         else:
@@ -268,3 +275,9 @@ class Session:
     def take_descriptor(self) -> int | None:
         """The oldest descriptor that the client has sent and no command has taken; the caller owns it then."""
         return self._descriptors.pop(0) if self._descriptors else None
+
+    def drop_descriptors(self) -> None:
+        """Close all descriptors, named ones too: the monitor goes."""
+        self.keep_descriptors([])
+        while self.named:
+            os.close(self.named.popitem()[1])
