@@ -107,6 +107,7 @@ class Daemon:
         services = self.services = Services()
         services.chardevs = self.chardevs
         services.emit = self.events.emit
+        services.events = self.events
         services.target = target
         services.request_quit = self._quit
         services.name = line.name.guest if line.name else None
@@ -249,7 +250,12 @@ class Daemon:
 
     def _add_monitor(self, chardev: Chardev, *, pretty: bool) -> None:
         monitor = Monitor(
-            chardev.attach(), self.dispatcher.execute, version_text(), self._turn, pretty=pretty
+            chardev.attach(),
+            self.dispatcher.execute,
+            version_text(),
+            self._turn,
+            pretty=pretty,
+            offers_replay=True,
         )
         self.events.subscribe(monitor.send_event)
 

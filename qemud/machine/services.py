@@ -19,7 +19,7 @@ class Services:
     """The parts of the process; see the module.
 
     `vm` is the machine, `tree` the composition tree, `chardevs` the character devices, `dispatcher` runs commands, `board` the built board (None until
-    the machine is initialised), `emit` sends an event to all clients, `request_quit` ends the process.
+    the machine is initialised), `emit` sends an event to all clients, `events` is where it does, `request_quit` ends the process.
     """
 
     vm: VirtualMachine
@@ -28,6 +28,7 @@ class Services:
     dispatcher: Any
     board: Any = None
     emit: EmitFunction
+    events: Any
     request_quit: Callable[[], None]
     target: str = "riscv64"
     name: str | None = None

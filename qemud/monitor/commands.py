@@ -5,26 +5,36 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
 from msgspec import Raw
 
 from qemud import _generated
 from qemud._generated.commands.control import ControlCommands
 from qemud._generated.commands.introspect import IntrospectCommands
-from qemud._generated.types.control import CommandInfo, VersionInfo, VersionTriple
+from qemud._generated.types.control import (
+    CommandInfo,
+    EventRecord,
+    EventReplay,
+    VersionInfo,
+    VersionTriple,
+)
 from qemud.monitor.qmp.server import current_session
 from qemud.monitor.version import PACKAGE, QEMU_VERSION
+from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qemud._generated.types.control import QMPCapability
     from qemud.monitor.dispatch import Dispatcher
+    from qemud.monitor.qmp.events import Events
 
 
 class ControlServices(Protocol):
     """What these handlers use of the process."""
 
     dispatcher: Dispatcher
+    events: Events
     request_quit: Callable[[], None]
 
 
@@ -53,6 +63,20 @@ class ControlHandlers(ControlCommands):
     async def query_commands(self) -> list[CommandInfo]:
         """`query-commands`."""
         return [CommandInfo(name=name) for name in self._services.dispatcher.names]
+
+    async def replay_events(self, *, since: int | None) -> EventReplay:
+        """`replay-events`."""
+        history = self._services.events.history
+        known = history.last if since is None else since
+        if known > history.last:
+            raise GenericError(f"Parameter 'since' expects the number of an event, {history.last} or less")
+        kept = history.since(known)
+        return EventReplay(
+            instance=history.instance,
+            last=history.last,
+            lost=history.last - known - len(kept),
+            events=[EventRecord(sequence=number, **msgspec.json.decode(line)) for number, line in kept],
+        )
 
     async def quit(self) -> None:
         """`quit`."""

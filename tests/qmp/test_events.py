@@ -37,7 +37,7 @@ class Scene:
         self.clock = Clock()
         self.events = Events(self.clock.call_later, now_ns=lambda: round(self.clock.now * 1e9))
         self.seen: list[Any] = []
-        self.events.subscribe(lambda name, line: self.seen.append((self.clock.now, json.loads(line))))
+        self.events.subscribe(lambda name, line, number: self.seen.append((self.clock.now, json.loads(line))))
 
     def data(self) -> list[Any]:
         return [(when, message["data"]["n"]) for when, message in self.seen]

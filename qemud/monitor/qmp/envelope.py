@@ -139,6 +139,11 @@ def greeting(version: bytes, capabilities: list[str]) -> bytes:
     return b'{"QMP": {"version": %b, "capabilities": %b}}\r\n' % (version, encode(capabilities))
 
 
+def numbered(line: bytes, number: int) -> bytes:
+    """An event's line with its number in it, for clients that have enabled `event-replay`."""
+    return b'%b, "sequence": %d}\r\n' % (line[:-3], number)
+
+
 def event(name: str, data: dict[str, Any] | None, seconds: int, microseconds: int) -> bytes:
     """An event; the time is the host's, since 1970."""
     head = b'{"timestamp": {"seconds": %d, "microseconds": %d}, "event": %b' % (

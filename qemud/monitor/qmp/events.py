@@ -7,12 +7,17 @@
 Events that a guest can cause at will are limited to one a second: the first is sent at once; of those that follow
 within the second only the last is kept, and sent when the second is over.  Some are limited for each device by itself.
 
+What is sent is numbered and kept for a while, for clients that come back: `history`.
+
 Source: QEMU 10.0, docs/interop/qmp-spec.rst, section "Asynchronous events"; monitor/monitor.c (which, and by what).
 """
 
 from __future__ import annotations
 
+import os
 import time
+from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from qemud.monitor.qmp import envelope
@@ -44,6 +49,39 @@ RATE_LIMITED: Final[dict[str, str | None]] = {
 }
 
 
+MAX_HISTORY_EVENTS: Final = 1024
+MAX_HISTORY_BYTES: Final = 1 << 20
+
+
+class History:
+    """The last events that were sent, by number; the first of all is number 1."""
+
+    __slots__ = ("_lines", "_size", "instance", "last")
+
+    def __init__(self) -> None:
+        self.instance = os.urandom(8).hex()
+        """Tells this history from that of another process."""
+        self.last = 0
+        """The number of the last event."""
+        self._lines: deque[bytes] = deque()
+        self._size = 0
+
+    def add(self, line: bytes) -> int:
+        """Number an event and keep it; the oldest ones make room."""
+        self.last += 1
+        self._lines.append(line)
+        self._size += len(line)
+        while len(self._lines) > MAX_HISTORY_EVENTS or self._size > MAX_HISTORY_BYTES:
+            self._size -= len(self._lines.popleft())
+        return self.last
+
+    def since(self, number: int) -> list[tuple[int, bytes]]:
+        """The events behind the given one that are still kept, each with its number."""
+        first = self.last - len(self._lines) + 1
+        skipped = max(number + 1 - first, 0)
+        return list(enumerate(islice(self._lines, skipped, None), first + skipped))
+
+
 class Events:
     """Where events enter; used on the event loop only.
 
@@ -53,16 +91,17 @@ class Events:
     def __init__(self, call_later: CallLater, now_ns: Callable[[], int] = time.time_ns) -> None:
         self._call_later = call_later
         self._now_ns = now_ns
-        self._subscribers: list[Callable[[str, bytes], None]] = []
+        self.history = History()
+        self._subscribers: list[Callable[[str, bytes, int], None]] = []
         self._waiting: dict[
             tuple[str, Any], bytes | None
         ] = {}  # keys within their second, and the last event since
 
-    def subscribe(self, send: Callable[[str, bytes], None]) -> None:
-        """Have `send(name, line)` called for each event."""
+    def subscribe(self, send: Callable[[str, bytes, int], None]) -> None:
+        """Have `send(name, line, number)` called for each event."""
         self._subscribers.append(send)
 
-    def unsubscribe(self, send: Callable[[str, bytes], None]) -> None:
+    def unsubscribe(self, send: Callable[[str, bytes, int], None]) -> None:
         """End what `subscribe` began."""
         self._subscribers.remove(send)
 
@@ -93,5 +132,6 @@ class Events:
             self._call_later(RATE_SECONDS, self._second_over, key)
 
     def _send(self, name: str, line: bytes) -> None:
+        number = self.history.add(line)
         for send in tuple(self._subscribers):
-            send(name, line)
+            send(name, line, number)

@@ -101,7 +101,7 @@ class Monitor:
     """One QMP monitor.
 
     `port` is its end of a chardev; `execute` runs commands; `version` is what query-version returns, as JSON text;
-    `turn` is shared by all monitors.  `pretty` and `offers_oob` are as for `Session`.
+    `turn` is shared by all monitors.  `pretty` and `offers_…` are as for `Session`.
     """
 
     def __init__(
@@ -113,11 +113,12 @@ class Monitor:
         *,
         pretty: bool = False,
         offers_oob: bool = True,
+        offers_replay: bool = False,
     ) -> None:
         self._port = port
         self._execute = execute
         self._turn = turn
-        self.session = Session(version, pretty=pretty, offers_oob=offers_oob)
+        self.session = Session(version, pretty=pretty, offers_oob=offers_oob, offers_replay=offers_replay)
         self._context = copy_context()
         self._context.run(current_session.set, self.session)
         self._loop = asyncio.get_running_loop()
@@ -137,9 +138,9 @@ class Monitor:
             self.session.closed()
         self._port.detach()
 
-    def send_event(self, name: str, line: bytes) -> None:
+    def send_event(self, name: str, line: bytes, number: int = 0) -> None:
         """Tell the client of an event (`qemud.monitor.qmp.events`); all of one turn of the loop leave together."""
-        self.session.event(name, line)
+        self.session.event(name, line, number)
         if not self._pumping and not self._flush_soon:
             self._flush_soon = True
             self._loop.call_soon(self._flush)
