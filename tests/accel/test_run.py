@@ -148,6 +148,17 @@ def test_leaving_in_a_load_from_a_device_ends_with_the_block(bare):
     assert bare.device.log == [("read", 0, 8)]
 
 
+def test_leaving_survives_the_guests_own_clearing_of_interrupts(bare):
+    """The guest's write to mip takes the engine's mark away; the stop comes all the same."""
+    bare.device.on_read = lambda offset, size: bare.vcpu.leave()
+    code = asm.program(
+        asm.li(T1, DEVICE), asm.li(T0, 2), asm.load(8, A0, T1), asm.csrs(asm.MIP, T0), asm.csrc(asm.MIP, T0),
+        asm.label("x"), asm.addi(A1, A1, 1), asm.j("x"),
+    )  # fmt: skip
+    assert bare.run(code) is Exit.LEFT
+    assert not bare.failures
+
+
 def test_accesses_to_devices_keep_their_size(bare):
     code = asm.program(
         asm.li(T1, DEVICE), asm.li(A0, 0x1122_3344_5566_7788),

@@ -195,9 +195,12 @@ static void *watch(void *argument)
             bool due = core->deadline >= 0 && core->deadline <= now;
             if (due)
                 core->deadline = -1; /* the machine thread arms the next one */
-            bool pending = due || __atomic_load_n(&core->attention, __ATOMIC_SEQ_CST);
-            if (pending)
+            bool attention = due || __atomic_load_n(&core->attention, __ATOMIC_SEQ_CST);
+            bool pending = attention || __atomic_load_n(&core->leaving, __ATOMIC_SEQ_CST);
+            if (attention)
                 kick(core);
+            else if (pending)
+                interrupt(core);
             set_timer(core, next_look(core, now, pending ? RETRY : TICK));
         }
         pthread_mutex_unlock(&core->lock);
@@ -723,7 +726,7 @@ static PyObject *core_kick(PyObject *self, PyObject *unused)
 static PyObject *core_leave(PyObject *self, PyObject *unused)
 {
     if (((Core *)self)->started == 1) {
-        ((Core *)self)->leaving = 1;
+        __atomic_store_n(&((Core *)self)->leaving, 1, __ATOMIC_SEQ_CST);
         interrupt((Core *)self);
     }
     Py_RETURN_NONE;

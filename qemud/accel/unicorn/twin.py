@@ -354,9 +354,9 @@ class Core:
                 if 0 <= self._deadline <= now:
                     self._deadline = -1
                     self._attention = True
-                pending = self._attention
+                pending = self._attention or self._leaving
                 if pending:
-                    self.kick()
+                    self._interrupt_soon()
                 left = RETRY if pending else TICK
                 if self._deadline >= 0:
                     left = min(left, max(self._deadline - now, 0) / 1e9)
