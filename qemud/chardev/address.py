@@ -9,6 +9,7 @@ Source: QEMU 10.0, util/qemu-sockets.c, for errors and for the order in which ad
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -36,6 +37,7 @@ Identity: TypeAlias = "tuple[int, int]"
 
 _SUN_PATH = 108
 _PORT_MAX = 65535
+_STANDARD_ERROR = 2
 
 
 def flatten(address: SocketAddressLegacy) -> Address:
@@ -286,6 +288,9 @@ def adopt(address: FdSocketAddress, resolve_fd: ResolveFd) -> socket.socket:
     except (OSError, OverflowError):
         is_socket = False
     if not is_socket:
+        with contextlib.suppress(OSError, OverflowError):
+            if fd > _STANDARD_ERROR:
+                os.close(fd)  # it was handed over, and nobody else knows of it
         raise GenericError(f"File descriptor '{address.str}' is not a socket")
     os.set_inheritable(fd, False)
     return socket.socket(fileno=fd)

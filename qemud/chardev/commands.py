@@ -22,6 +22,7 @@ from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
     from qemud._generated.types.char import ChardevBackend
+    from qemud.chardev.address import ResolveFd
     from qemud.chardev.registry import Chardevs
     from qemud.chardev.ringbuf import RingbufChardev
     from qemud.chardev.stream import Chardev
@@ -37,12 +38,17 @@ class Services(Protocol):
     def chardevs(self) -> Chardevs:
         """The set of chardevs."""
 
+    @property
+    def take_descriptor(self) -> ResolveFd:
+        """Takes the descriptor that the command's client has named."""
+
 
 class CharHandlers(CharCommands):
     """The commands of the schema module `char`."""
 
     def __init__(self, services: Services) -> None:
         self._chardevs = services.chardevs
+        self._take_descriptor = services.take_descriptor
 
     async def query_chardev(self) -> list[ChardevInfo]:
         """As in the schema."""
@@ -57,11 +63,11 @@ class CharHandlers(CharCommands):
 
     async def chardev_add(self, *, id: str, backend: ChardevBackend) -> ChardevReturn:  # noqa: A002 - wire name
         """As in the schema."""
-        return _returned(await self._chardevs.add(id, backend, resolve_fd=_named_fd))
+        return _returned(await self._chardevs.add(id, backend, resolve_fd=self._take_descriptor))
 
     async def chardev_change(self, *, id: str, backend: ChardevBackend) -> ChardevReturn:  # noqa: A002 - wire name
         """As in the schema."""
-        return _returned(await self._chardevs.change(id, backend, resolve_fd=_named_fd))
+        return _returned(await self._chardevs.change(id, backend, resolve_fd=self._take_descriptor))
 
     async def chardev_remove(self, *, id: str) -> None:  # noqa: A002 - wire name
         """As in the schema."""
@@ -106,11 +112,6 @@ class CharHandlers(CharCommands):
 def _returned(chardev: Chardev) -> ChardevReturn:
     """What chardev-add tells of a new chardev."""
     return ChardevReturn(pty=chardev.filename.removeprefix("pty:") if chardev.kind == "pty" else None)
-
-
-def _named_fd(name: str) -> int:
-    """A descriptor that a client passed; nothing takes them until there is a getfd command."""
-    raise GenericError(f"File descriptor named '{name}' has not been found")
 
 
 def _decode_base64(text: str) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import os
 import socket
 from collections import deque
@@ -47,6 +48,7 @@ class SocketChardev(DescriptorChardev):
     """A stream socket; open while a connection exists."""
 
     kind = "socket"
+    can_yank = True
     _loop: asyncio.AbstractEventLoop
 
     def __init__(
@@ -167,11 +169,36 @@ class SocketChardev(DescriptorChardev):
             self._accept_off()
             self._timer = self._loop.call_later(_ACCEPT_AGAIN, self._accept_on)
             return
+        self._serve_client(sock)
+
+    def add_client(self, fd: int) -> bool:
+        """As in the base: not while there is a connection, or one is being made."""
+        if self._socket is not None or self._task is not None:
+            return False
+        sock = socket.socket(fileno=fd)
+        if sock.type != socket.SOCK_STREAM:
+            sock.detach()
+            return False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        os.set_inheritable(fd, False)
+        self._serve_client(sock)
+        return True
+
+    def _serve_client(self, sock: socket.socket) -> None:
+        """A client is there; others wait."""
         sock.setblocking(False)
         self._accept_off()
         self._serve(sock)
         if self._connected is not None and not self._connected.done():
             self._connected.set_result(None)
+
+    def yank(self) -> None:
+        """As in the base: both directions end, and what follows is what follows a disconnection."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # it is gone already
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     async def _reconnect(self) -> None:
         """Try once to connect; a timer tries again."""

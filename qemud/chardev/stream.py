@@ -258,6 +258,17 @@ class Chardev:
         """As `Port.take_fds`."""
         return []
 
+    def add_client(self, fd: int) -> bool:
+        """Take over a connected socket as the other side, if that is possible now; whether it was."""
+        del fd
+        return False
+
+    can_yank: ClassVar[bool] = False
+    """Whether `yank` means something."""
+
+    def yank(self) -> None:
+        """Give a connection up that may hang, without waiting for anything."""
+
     # -- users -------------------------------------------------------------------------------------------------------
 
     @property

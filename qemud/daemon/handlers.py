@@ -9,6 +9,7 @@ from __future__ import annotations
 HANDLERS: dict[str, str] = {
     "char": "qemud.chardev.commands:CharHandlers",
     "control": "qemud.monitor.commands:ControlHandlers",
+    "descriptors": "qemud.monitor.descriptors:DescriptorsHandlers",
     "introspect": "qemud.monitor.commands:IntrospectHandlers",
     "machine": "qemud.hw.commands:MachineHandlers",
     "options": "qemud.daemon.commands:OptionsHandlers",

@@ -110,6 +110,7 @@ class Daemon:
         services.events = self.events
         services.target = target
         services.request_quit = self._quit
+        services.take_descriptor = _take_descriptor
         services.name = line.name.guest if line.name else None
         services.uuid = line.uuid or services.uuid
         self.dispatcher = services.dispatcher = Dispatcher(
@@ -336,6 +337,13 @@ class Daemon:
         task = self.loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _take_descriptor(name: str) -> int:
+    """The descriptor that the running command's client has named. Raises GenericError."""
+    from qemud.monitor.descriptors import take_named
+
+    return take_named(name)
 
 
 def _json_object(text: str) -> dict[str, Any]:
