@@ -146,7 +146,7 @@ def test_computing_guests(demo: Demo) -> None:
     demo.expect("atomic 4")
     demo.program.qmp.command("stop")
     demo.move()
-    demo.expect("2500000 of 2500000 right")
+    demo.expect("4000000 of 4000000 right")
 
 
 def test_in_the_middle_of_an_interrupt(demo: Demo) -> None:
