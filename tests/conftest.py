@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from qemud.demo.debian import is_fetched
 from tests.programs import QEMU, QEMUD, Program
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterable, Iterator
 
 CI = os.environ.get("CI", "") not in ("", "0", "false")
+
+DEBIAN_FILES = ("/usr/lib/riscv64-linux-gnu/opensbi/", "/usr/lib/u-boot/")
+"""Where Debian's packages put firmware; where they are not installed, what boots it is skipped."""
 
 # Examples differ from run to run on a developer's machine; in CI a failure must come back when it is run again. Deadlines
 # are timing assertions, which a busy machine breaks.
@@ -34,22 +39,38 @@ class Starter(Protocol):
 def daemon() -> Iterator[Starter]:
     """Starts qemud as often as is wanted; each ends with the test, which fails if it left a complaint."""
     with contextlib.ExitStack() as programs:
-        yield lambda *arguments, **how: programs.enter_context(Program(QEMUD, *arguments, **how))
+
+        def start(*arguments: str, **how: Any) -> Program:
+            _need(word for word in arguments if word.startswith(DEBIAN_FILES))
+            return programs.enter_context(Program(QEMUD, *arguments, **how))
+
+        yield start
 
 
 @pytest.fixture
 def reference() -> Iterator[Starter]:
     """Starts Debian's QEMU in the same way."""
+    _need([QEMU])
     with contextlib.ExitStack() as programs:
         yield lambda *arguments, **how: programs.enter_context(Program(QEMU, *arguments, **how))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a program that this machine lacks."""
-    needed = {program for mark in item.iter_markers("needs") for program in mark.args}
+    _need(program for mark in item.iter_markers("needs") for program in mark.args)
     if item.get_closest_marker("differential"):
-        needed.add(QEMU)
-    missing = sorted(program for program in needed if shutil.which(program) is None)
+        _need([QEMU])
+    if item.get_closest_marker("system") and not is_fetched():
+        _need(["apt-get", "apt-cache", "dpkg-deb"])
+
+
+def _need(things: Iterable[str]) -> None:
+    """Skip the test unless all `things`, programs or absolute paths, are there."""
+    missing = [
+        thing
+        for thing in things
+        if not (Path(thing).exists() if thing.startswith("/") else shutil.which(thing))
+    ]
     if missing:
         pytest.skip(f"this machine lacks {', '.join(missing)}; .ci/run installs what tests need")
 

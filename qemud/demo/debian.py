@@ -63,6 +63,17 @@ def cache_folder() -> Path:
     return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "qemud"
 
 
+def is_fetched() -> bool:
+    """Whether `fetch` would find everything in the cache."""
+    folder = _folder()
+    # The kernel comes last: a cache that has it is complete.
+    return (folder / "Image").exists()
+
+
+def _folder() -> Path:
+    return cache_folder() / f"debian-{SUITE}-{ARCHITECTURE}"
+
+
 def fetch(
     *,
     refresh: bool = False,
@@ -75,11 +86,11 @@ def fetch(
     With `refresh`, look for newer packages. `extra` files go into the initramfs, which is kept as `name`. `progress` is told,
     in words, of what takes long. Raises AptError, or OSError when the cache cannot be written.
     """
-    folder = cache_folder() / f"debian-{SUITE}-{ARCHITECTURE}"
+    folder = _folder()
     folder.mkdir(parents=True, exist_ok=True)
     kernel, busybox, initrd = folder / "Image", folder / "busybox", folder / name
     with _locked(folder):
-        if refresh or not (kernel.exists() and busybox.exists()):
+        if refresh or not is_fetched():
             progress(f"fetching Debian's {ARCHITECTURE} kernel and busybox (120 MB) into {folder}")
             with tempfile.TemporaryDirectory(dir=folder, prefix="apt-") as private:
                 _download(Path(private), kernel, busybox)
@@ -96,7 +107,6 @@ def _download(private: Path, kernel: Path, busybox: Path) -> None:
     if not names:
         raise AptError(f"{_KERNEL_META_PACKAGE} of {SUITE} names no kernel package")
     _write_atomically(busybox, read_member(apt.download(_SHELL_PACKAGE), "usr/bin/busybox"))
-    # The kernel comes last: a cache that has it is complete.
     _write_atomically(kernel, read_member(apt.download(names[0]), "boot/vmlinux-"))
 
 

@@ -68,6 +68,7 @@ def test_the_watchdog_is_fed_while_the_machine_thread_answers(daemon: Starter, m
         manager.until("WATCHDOG=1")
 
 
+@pytest.mark.needs("systemd-socket-activate")
 def test_sockets_that_the_manager_passes_are_known_by_name(tmp_path: Path):
     """`systemd-socket-activate` starts the emulator when the first client comes, as systemd would."""
     qmp, serial = tmp_path / "qmp", tmp_path / "serial"
@@ -126,6 +127,7 @@ def test_sigterm_from_the_manager_ends_with_status_0(daemon: Starter, manager: M
     assert program.wait() == 0
 
 
+@pytest.mark.needs("systemd-analyze")
 def test_the_units_are_accepted_without_a_word(tmp_path: Path):
     """`systemd-analyze verify`, with an instance of each unit in a folder of its own."""
     names = []

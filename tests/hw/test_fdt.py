@@ -76,6 +76,7 @@ def test_nodes_are_found_and_made_by_name():
     assert [path for path, _ in root.walk()] == ["/", "/soc", "/soc/serial@10000000"]
 
 
+@pytest.mark.needs("dtc")
 def test_dtc_reads_what_is_written():
     root = Node("")
     root["compatible"] = strings("a,b", "c")

@@ -85,6 +85,7 @@ def test_interrupts_reach_the_hart_through_the_plic():
     assert vcpu.mip == 1 << 3 | 1 << 7
 
 
+@pytest.mark.needs("dtc")
 def test_dtc_reads_the_tree_without_a_warning():
     for aclint in (False, True):
         machine, _, _ = make(aclint=aclint)

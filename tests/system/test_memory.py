@@ -86,6 +86,7 @@ def test_a_file_that_cannot_be_made_is_named(guest: Program):
     assert str(caught.value) == "writing memory to '/dev/full' failed"
 
 
+@pytest.mark.needs("dtc")
 def test_the_device_tree_that_the_guest_got(guest: Program, tmp_path: Path):
     path = tmp_path / "dtb"
     guest.qmp.command("dumpdtb", filename=str(path))
