@@ -151,7 +151,7 @@ import resource
 from qemud.accel import create_vcpu
 from qemud.machine.memory import AddressSpace
 from qemud.qapi.runtime.errors import GenericError
-resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+resource.setrlimit(resource.RLIMIT_AS, (1 << 28, 1 << 28))
 try:
     create_vcpu(AddressSpace())
 except GenericError as error:
@@ -159,7 +159,7 @@ except GenericError as error:
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout == (
-        "the engine needs 1024 MiB of address space that is writable and executable: Cannot allocate memory\n"
+        "the engine needs 256 MiB of address space that is writable and executable: Cannot allocate memory\n"
     )
 
 

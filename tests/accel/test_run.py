@@ -333,6 +333,27 @@ def test_code_at_the_end_of_one_block_and_the_start_of_another(native):
             block.close()
 
 
+def test_room_for_translated_code_that_is_full_is_emptied(native, monkeypatch):
+    """More code than fits, run twice over: all of it does what it says."""
+    from qemud.accel.unicorn import library
+
+    monkeypatch.setattr(library, "CODE_SIZE", 2 << 20)
+    machine = Bare()
+    try:
+        functions, size = 0x2_0000 // 8, 8
+        body = b"".join(asm.program(asm.addi(A0, A0, 1), asm.jalr(ZERO, asm.RA)) for _ in range(functions))
+        machine.space.write_physical(RAM + 0x4_0000, body)
+        code = asm.program(
+            asm.li(S0, RAM + 0x4_0000), asm.li(S1, RAM + 0x4_0000 + functions * size), asm.label("next"),
+            asm.jalr(asm.RA, S0), asm.addi(S0, S0, size), asm.bltu(S0, S1, "next"), HALT,
+        )  # fmt: skip
+        for _ in range(2):
+            machine.run(code)
+            assert machine.vcpu.gpr(A0) == functions
+    finally:
+        machine.close()
+
+
 # The memory map.
 
 

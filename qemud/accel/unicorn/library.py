@@ -28,8 +28,9 @@ PROT_READ = 1
 PROT_EXEC = 4
 PROT_ALL = 7
 CTL_WRITE_USE_EXITS = 1 << 30 | 1 << 26 | 4
-CODE_SIZE = 1 << 30
-"""What the engine reserves for translated code, and fills as it goes."""
+CTL_WRITE_TCG_BUFFER_SIZE = 1 << 30 | 1 << 26 | 13
+CODE_SIZE = 256 << 20
+"""Room for translated code: filled as it goes, and emptied when it is full."""
 ERR_OK = 0
 ERR_EXCEPTION = 21
 

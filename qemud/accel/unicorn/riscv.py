@@ -96,6 +96,8 @@ class RiscvVcpu:
         assert handle.value is not None
         self._uc = uc = handle.value
         try:
+            room = lib.uc_ctl(uc, library.CTL_WRITE_TCG_BUFFER_SIZE, library.CODE_SIZE)
+            self._lib.check(room, "take room for translated code")
             self._fields = fields = layout.find(self._lib, uc)
             ctypes.c_uint8.from_address(uc + layout.UC_NO_EXIT_REQUEST).value = 1
             self._lib.check(lib.uc_ctl(uc, library.CTL_WRITE_USE_EXITS, 1), "do without an end address")
