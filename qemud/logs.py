@@ -11,6 +11,11 @@ Messages of QEMU's command line and warnings that clients read (`PROG: text`) ar
 What guests do wrong can come a million times a second and is logged only when `-d` asks for it:
 
     guest_error("plic", "write to a read-only register", offset=offset)
+
+So are trace events (`qapi/trace.json`), behind a guard that costs next to nothing; `qemud.debug.trace` enables them:
+
+    if "runstate_set" in traced:
+        trace("runstate_set", old=old.value, new=new.value)
 """
 
 from __future__ import annotations
@@ -31,6 +36,15 @@ class _Configuration:
 
 items: set[str] = set()
 """What `-d` asks for, names of the schema's `LogItem`."""
+
+
+traced: set[str] = set()
+"""The names of the trace events that are enabled; changed in place."""
+
+
+def trace(event: str, **fields: object) -> None:
+    """Write one record of a trace event; the caller has looked whether it is enabled.  Any thread."""
+    Logger("trace").info(event, **fields)
 
 
 def guest_error(room: str, event: str, **fields: object) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MEBIBYTE = 1 << 20
+_INT_MAX = (1 << 31) - 1
+_STANDARD_ERROR = 2
 
 
 Warn: TypeAlias = "Callable[[str], None]"
@@ -125,6 +127,41 @@ def _monitor(text: str, _warn: Warn) -> str:
     return text
 
 
+def _add_fd(text: str, warn: Warn) -> Any:
+    """A descriptor that this process was started with; all that can be wrong with it is told here."""
+    import fcntl
+
+    from qemud._generated.types.options import AddFdOptions
+
+    kinds = {"fd": qemuopts.number, "set": qemuopts.number, "opaque": qemuopts.text}
+    values = qemuopts.convert(qemuopts.parse(text, warn=warn), kinds)
+    fd, number = values.get("fd", -1), values.get("set", -1)
+    if not 0 <= fd <= _INT_MAX:
+        raise GenericError("fd option is required and must be non-negative")
+    if fd <= _STANDARD_ERROR:
+        raise GenericError("fd cannot be a standard I/O stream")
+    try:
+        inherited = not fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+    except OSError:
+        inherited = False
+    if not inherited:
+        raise GenericError("fd is not valid or already in use")
+    if not 0 <= number < 1 << 63:
+        raise GenericError("set option is required and must be non-negative")
+    return AddFdOptions(fd=fd, set_=number, opaque=values.get("opaque"))
+
+
+def _trace(text: str, warn: Warn) -> Any:
+    """Which events to trace; unknown ones are only warned of, as in QEMU."""
+    options = _opts("TraceOptions", "enable")(text, warn)
+    if options.enable is not None and options.enable not in {"help", "?"}:
+        from qemud.debug.trace import is_known
+
+        if not is_known(options.enable):
+            warn(f"trace event '{options.enable.removeprefix('-')}' does not exist")
+    return options
+
+
 def _text(text: str, _warn: Warn) -> str:
     return text
 
@@ -171,6 +208,8 @@ OPTIONS: dict[str, Option] = {
     "global": Option(_global, many=True),
     "d": TEXT,
     "D": TEXT,
+    "add-fd": Option(_add_fd, many=True),
+    "trace": Option(_trace, many=True),
 }
 
 

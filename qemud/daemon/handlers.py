@@ -16,4 +16,5 @@ HANDLERS: dict[str, str] = {
     "qdev": "qemud.qom.commands:QdevHandlers",
     "qom": "qemud.qom.commands:QomHandlers",
     "run-state": "qemud.machine.commands:RunStateHandlers",
+    "trace": "qemud.debug.trace:TraceHandlers",
 }

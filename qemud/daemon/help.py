@@ -54,6 +54,10 @@ def list_asked(line: CommandLine) -> str | None:
         return "Accelerators supported in QEMU binary:\ntcg\n"
     if line.d in {"help", "?"}:
         return log_item_list()
+    if line.trace and any(given.enable in {"help", "?"} for given in line.trace):
+        from qemud.debug.trace import event_list
+
+        return event_list()
     return _of_types(line) if line.object or line.device else None
 
 

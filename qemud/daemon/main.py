@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from qemud import __version__
 from qemud.daemon import signals
-from qemud.daemon.cmdline import UsageError, parse
+from qemud.daemon.cmdline import UsageError, at, parse
 from qemud.daemon.process import Daemonizer
 from qemud.logs import Logger, items, log_stream, log_to, program_name, report
 from qemud.qapi.runtime.errors import QmpError
@@ -61,6 +61,11 @@ def run(words: list[str]) -> int:
             return 1
         if line.D is not None:
             log_to(line.D)
+        if line.trace:
+            from qemud.debug.trace import start
+
+            with at("trace"):
+                start(line.trace, report)
         return _serve(line, target)
     except (UsageError, QmpError) as error:
         report(str(error))

@@ -136,6 +136,18 @@ fdsets = FdSets()
 """The sets of this process."""
 
 
+def inherit(given: list[tuple[int, int, str | None]]) -> None:
+    """Put descriptors that the process was started with into sets: number, set and opaque text of each.  GenericError."""
+    for fd, number, opaque in given:
+        try:
+            copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
+        except OSError as error:
+            raise GenericError(f"error duplicating fd: {error.strerror}") from None
+        fdsets.add(copy, number, opaque)
+    for fd in {fd for fd, _, _ in given}:
+        os.close(fd)
+
+
 def open_file(name: str, flags: int, mode: int = 0o666) -> int:
     """open(2), close-on-exec, for every name that a user gives.
 

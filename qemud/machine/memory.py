@@ -28,6 +28,7 @@ import os
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Protocol
 
+from qemud.logs import trace, traced
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
@@ -186,7 +187,10 @@ class Section:
             return low
         if not self.min_access <= size <= self.max_access:
             raise MemoryFault(self.base + offset, write=False)
-        return self.ops.read(offset, size) & ((1 << 8 * size) - 1)
+        value = self.ops.read(offset, size) & ((1 << 8 * size) - 1)
+        if "memory_region_ops_read" in traced:
+            trace("memory_region_ops_read", region=self.name, offset=offset, size=size, value=value)
+        return value
 
     def cpu_write(self, offset: int, value: int, size: int) -> None:
         """A store of the CPU to a register, offset and offset + size inside the section. Raises MemoryFault."""
@@ -200,6 +204,8 @@ class Section:
             return
         if not self.min_access <= size <= self.max_access:
             raise MemoryFault(self.base + offset, write=True)
+        if "memory_region_ops_write" in traced:
+            trace("memory_region_ops_write", region=self.name, offset=offset, size=size, value=value)
         self.ops.write(offset, value & ((1 << 8 * size) - 1), size)
 
 

@@ -29,6 +29,7 @@ from qemud._generated.types.run_state import (
     ShutdownAction,
     ShutdownCause,
 )
+from qemud.logs import trace, traced
 from qemud.machine.clock import HostClock, VirtualClock
 from qemud.machine.memory import AddressSpace
 from qemud.qapi.runtime.errors import GenericError
@@ -120,6 +121,8 @@ class VirtualMachine:
 
     @state.setter
     def state(self, state: RunState) -> None:
+        if "runstate_set" in traced:
+            trace("runstate_set", old=self._state.value, new=state.value)
         self._state = state
         self.on_state(state)
 
@@ -166,6 +169,8 @@ class VirtualMachine:
         async with self.transitions:
             if self._ending:
                 return
+            if "qemu_system_shutdown_request" in traced:
+                trace("qemu_system_shutdown_request", cause=cause.value)
             chosen = cause not in {ShutdownCause.HOST_QMP_QUIT, ShutdownCause.HOST_SIGNAL}
             keep = chosen and self.actions.shutdown is ShutdownAction.PAUSE
             self._ending = not keep
@@ -180,6 +185,8 @@ class VirtualMachine:
 
     async def powerdown(self) -> None:
         """Press the power button."""
+        if "qemu_system_powerdown_request" in traced:
+            trace("qemu_system_powerdown_request")
         events.powerdown(self.emit)
         for press in self.on_powerdown:
             await self.mailboxes.call(press)

@@ -98,13 +98,17 @@ class DescriptorsHandlers(DescriptorsCommands):
         del skipauth, tls  # nobody who takes a client here asks for either, as in QEMU
         fd = take_named(fdname)
         try:
-            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-                raise GenericError("parameter @fdname must name a socket")
-            chardev = self._chardevs.get(protocol)
-            if chardev is None:
-                raise GenericError(f"protocol '{protocol}' is invalid")
-            if not chardev.add_client(fd):
-                raise GenericError("failed to add client")
-        except BaseException:
+            self._hand_over(fd, protocol)
+        except GenericError:
             os.close(fd)
             raise
+
+    def _hand_over(self, fd: int, label: str) -> None:
+        """Make a socket the other side of a chardev.  GenericError: it stays the caller's."""
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise GenericError("parameter @fdname must name a socket")
+        chardev = self._chardevs.get(label)
+        if chardev is None:
+            raise GenericError(f"protocol '{label}' is invalid")
+        if not chardev.add_client(fd):
+            raise GenericError("failed to add client")

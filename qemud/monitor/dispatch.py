@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
 
-from qemud.logs import Logger
+from qemud.logs import Logger, trace, traced
 from qemud.monitor.qmp.envelope import ascii_json
 from qemud.qapi.runtime.check import parse_arguments
 from qemud.qapi.runtime.errors import CommandNotFound, GenericError, QmpError
@@ -82,6 +82,8 @@ class Dispatcher:
         Raises QmpError: there is no such command, it cannot run so or now, `arguments` are not its arguments, or what
         its handler says.
         """
+        if "handle_qmp_command" in traced:
+            trace("handle_qmp_command", command=name)
         try:
             info, method = self._methods.get(name) or self._find(name)
             if oob or self.preconfig:

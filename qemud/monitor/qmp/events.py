@@ -20,6 +20,7 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
+from qemud.logs import trace, traced
 from qemud.monitor.qmp import envelope
 
 if TYPE_CHECKING:
@@ -132,6 +133,8 @@ class Events:
             self._call_later(RATE_SECONDS, self._second_over, key)
 
     def _send(self, name: str, line: bytes) -> None:
+        if "monitor_protocol_event_emit" in traced:
+            trace("monitor_protocol_event_emit", name=name)
         number = self.history.add(line)
         for send in tuple(self._subscribers):
             send(name, line, number)

@@ -19,6 +19,7 @@ from qemud.hw.riscv.sbi.harts import Hsm, Ipi, Rfence
 from qemud.hw.riscv.sbi.legacy import EIDS as LEGACY_EIDS
 from qemud.hw.riscv.sbi.legacy import Legacy
 from qemud.hw.riscv.sbi.system import Base, DebugConsole, SystemReset, Time
+from qemud.logs import trace, traced
 from qemud.machine.memory import MemoryFault
 from qemud.qom.device import Device
 
@@ -128,6 +129,8 @@ class Firmware(Device, type_name="riscv-sbi", state=RiscvSbiState):
         vcpu = self.vcpu
         eid = low32(vcpu.gpr(_A7))
         args = tuple(vcpu.gpr(_A0 + n) for n in range(6))
+        if "riscv_sbi_call" in traced:
+            trace("riscv_sbi_call", extension=eid, function=low32(vcpu.gpr(_A6)), arguments=args[:3])
         if eid in LEGACY_EIDS:
             result = self._legacy.call(eid, args)
             if result is not None:

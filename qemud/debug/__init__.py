@@ -1,0 +1,1 @@
+"""For those who look for the cause of something: tracing."""
