@@ -10,23 +10,11 @@ from typing import TYPE_CHECKING, assert_never
 
 from qemud.qapi.diagnostics import SchemaError
 from qemud.qapi.model import AlternateType, ArrayType, BuiltinType, EnumType, ObjectType
+from qemud.qapi.runtime.shapes import INTEGER_RANGES
 
 if TYPE_CHECKING:
     from qemud.qapi.diagnostics import Site
     from qemud.qapi.model import Member, SchemaType
-
-INTEGER_RANGES: dict[str, tuple[int, int]] = {
-    "int": (-(1 << 63), (1 << 63) - 1),
-    "int8": (-(1 << 7), (1 << 7) - 1),
-    "int16": (-(1 << 15), (1 << 15) - 1),
-    "int32": (-(1 << 31), (1 << 31) - 1),
-    "int64": (-(1 << 63), (1 << 63) - 1),
-    "uint8": (0, (1 << 8) - 1),
-    "uint16": (0, (1 << 16) - 1),
-    "uint32": (0, (1 << 32) - 1),
-    "uint64": (0, (1 << 64) - 1),
-    "size": (0, (1 << 64) - 1),
-}
 
 
 def check_default(member: Member, site: Site) -> None:

@@ -15,13 +15,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from qemud.qapi.runtime import scalars
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
-_SUFFIXES = {"b": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60}
 
 IDENTIFIER_HINT = "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter."
 SIZE_HINT = (
@@ -88,41 +88,32 @@ def check_identifier(text: str) -> None:
 
 def boolean(name: str, text: str) -> bool:
     """`on` or `off`, or one of their other spellings."""
-    if text in {"on", "yes", "true", "y"}:
-        return True
-    if text in {"off", "no", "false", "n"}:
-        return False
-    raise GenericError(f"Parameter '{name}' expects 'on' or 'off'")
+    try:
+        return scalars.parse_bool(text)
+    except ValueError as error:
+        raise GenericError(f"Parameter '{name}' expects {error}") from None
 
 
 def number(name: str, text: str) -> int:
     """An unsigned number of 64 bits, decimal, `0x` or octal with a leading `0`."""
-    if not (match := re.fullmatch(r"(-?)(0[xX][0-9a-fA-F]+|[0-9]+)", text)):
-        raise GenericError(f"Parameter '{name}' expects a number")
-    digits = match[2]
     try:
-        value = int(digits, 16 if digits[:2] in {"0x", "0X"} else 8 if digits.startswith("0") else 10)
+        return scalars.parse_uint64(text)
+    except scalars.OutOfRangeError:
+        # QEMU takes a negative number for the large one that has the same bits.
+        size = "small" if text.lstrip().startswith("-") else "large"
+        raise GenericError(f"Value '{text}' is too {size} for parameter '{name}'") from None
     except ValueError:
         raise GenericError(f"Parameter '{name}' expects a number") from None
-    if value >> 64 or match[1]:
-        raise GenericError(f"Value '{text}' is out of range for parameter '{name}'")
-    return value
 
 
-def size(name: str, text: str, default_suffix: str = "b") -> int:
+def size(name: str, text: str, default_suffix: str = "B") -> int:
     """A number of bytes with an optional suffix and, before it, an optional fraction."""
-    match = re.fullmatch(r"(-?)(?:(0[xX][0-9a-fA-F]+)|([0-9]+)(\.[0-9]+)?)([bBkKmMgGtTpPeE]?)", text)
-    if not match:
-        raise HintedError(f"Parameter '{name}' expects a non-negative number below 2^64", SIZE_HINT)
-    sign, hexadecimal, whole, fraction, suffix = match.groups()
-    # In hexadecimal, b and e are digits, so that other suffixes end it; QEMU takes none there either.
-    shift = _SUFFIXES[(suffix or default_suffix).lower()]
-    value = int(hexadecimal, 16) << (0 if suffix else shift) if hexadecimal else int(whole) << shift
-    if fraction:
-        value += int(fraction[1:]) * (1 << shift) // 10 ** (len(fraction) - 1)
-    if sign or value >> 64:
-        raise GenericError(f"Value '{text}' is out of range for parameter '{name}'")
-    return value
+    try:
+        return scalars.parse_size(text, default_suffix)
+    except scalars.OutOfRangeError:
+        raise GenericError(f"Value '{text}' is out of range for parameter '{name}'") from None
+    except ValueError:
+        raise HintedError(f"Parameter '{name}' expects a non-negative number below 2^64", SIZE_HINT) from None
 
 
 def convert(values: Mapping[str, str], kinds: Mapping[str, Callable[[str, str], Any]]) -> dict[str, Any]:

@@ -19,6 +19,10 @@ _TRUE = frozenset({"on", "yes", "true", "y"})
 _FALSE = frozenset({"off", "no", "false", "n"})
 
 
+class OutOfRangeError(ValueError):
+    """The text is a number, but beyond what its type holds."""
+
+
 def parse_bool(text: str) -> bool:
     """`on` or `off`, or one of their other spellings."""
     if text in _TRUE:
@@ -32,7 +36,7 @@ def parse_int64(text: str) -> int:
     """An integer of 64 bits with a sign."""
     value = _integer(text)
     if not -(1 << 63) <= value < 1 << 63:
-        raise ValueError("integer")
+        raise OutOfRangeError("integer")
     return value
 
 
@@ -40,9 +44,9 @@ def parse_uint64(text: str) -> int:
     """An integer of 64 bits without a sign; a negative one is refused, where C would make it a huge one."""
     value = _integer(text)
     if value < 0:
-        raise ValueError("uint64")
+        raise OutOfRangeError("uint64")
     if value >> 64:
-        raise ValueError("integer")
+        raise OutOfRangeError("integer")
     return value
 
 
@@ -51,7 +55,11 @@ def parse_size(text: str, default_suffix: str = "B") -> int:
 
     Suffixes are B, K, M, G, T, P and E, for powers of 1024; hexadecimal has neither suffix nor fraction.  A fraction needs a suffix that makes bytes of it; what is left of a byte is rounded, a half upward.
     """
-    rest = text.lstrip(_SPACE).removeprefix("+")
+    rest = text.lstrip(_SPACE)
+    if rest.startswith("-"):
+        parse_size(rest[1:], default_suffix)
+        raise OutOfRangeError("a size value")
+    rest = rest.removeprefix("+")
     if rest[:2] in {"0x", "0X"}:
         value = _digits(rest[2:], 16, "a size value")
     else:
@@ -66,7 +74,7 @@ def parse_size(text: str, default_suffix: str = "B") -> int:
             raise ValueError("a size value")
         value = (2 * (numerator << shift) + denominator) // (2 * denominator)
     if value >> 64:
-        raise ValueError("a size value")
+        raise OutOfRangeError("a size value")
     return value
 
 
