@@ -82,6 +82,25 @@ def prepare(machine: Bare, rng: random.Random) -> None:
         vcpu.set_csr(asm.PMPCFG0, rng.getrandbits(64))
     if rng.random() < 0.3:
         vcpu.set_interrupt(rng.choice([1, 3, 5, 7, 9, 11]), 1)
+    if rng.random() < 0.2:
+        # A saved state that somebody has written by hand.
+        state = vcpu.save()
+        for name in (
+            "mstatus",
+            "mie",
+            "mideleg",
+            "medeleg",
+            "mtvec",
+            "stvec",
+            "mepc",
+            "sepc",
+            "load_res",
+            "mcounteren",
+        ):
+            if rng.random() < 0.5:
+                setattr(state, name, rng.getrandbits(64))
+        state.mip = rng.getrandbits(16)
+        vcpu.load(state)
     vcpu.on_ecall = (lambda: True) if rng.random() < 0.3 else None
 
 

@@ -159,6 +159,7 @@ def test_load_forgets_what_was_translated_and_mapped(bare):
         ({"frm": 9}, "saved CPU state: 'frm' is 0x9, which no processor has"),
         ({"fflags": 32}, "saved CPU state: 'fflags' is 0x20, which no processor has"),
         ({"mip": 1 << 40}, "saved CPU state: 'mip' is 0x10000000000, which no processor has"),
+        ({"x": [1] + [0] * 31}, "saved CPU state: 'x0' is 0x1, which no processor has"),
         ({"x": [0] * 31}, "saved CPU state: 'x' has 31 registers, expected 32"),
         ({"pmpcfg": [0] * 17}, "saved CPU state: 'pmpcfg' has 17 registers, expected 16"),
     ],

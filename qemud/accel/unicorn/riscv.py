@@ -489,6 +489,7 @@ def _check(state: RiscvCpuState) -> None:
         if len(values) != count:
             raise GenericError(f"saved CPU state: '{name}' has {len(values)} registers, expected {count}")
     checks: list[tuple[str, int, bool]] = [
+        ("x0", state.x[0], state.x[0] == 0),
         ("priv", state.priv, state.priv in PRIVILEGES),
         ("x0", state.x[0], state.x[0] == 0),
         ("satp", state.satp, state.satp >> 60 in SATP_MODES),
