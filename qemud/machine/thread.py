@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 SWITCH_INTERVAL = 100e-6
 """Seconds; measured best for disk I/O beside a busy loop, of 5 ms, 1 ms, 100 us, 50 us and 20 us."""
 
+END_TIMEOUT = 3.0
+"""Seconds that the thread has to end."""
+
+LONGEST_SLEEP = 3600.0
+"""Seconds; a guest may set a timer for centuries ahead, more than what sleeps can be told."""
+
 log = Logger("machine")
 
 
@@ -68,12 +74,15 @@ class MachineThread:
         return self._thread.native_id or 0
 
     async def end(self) -> None:
-        """Stop the guest, end the thread and wait for it. What is not answered fails with `Closed`."""
+        """Stop the guest, end the thread and wait for it. What is not answered fails with `Closed`.
+
+        A thread that is caught in a system call, such as reading a kernel from a pipe that nobody writes into, is left behind.
+        """
         import asyncio
 
         if self._thread.is_alive():
             self.mailboxes.post(self._end)
-            await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+            await asyncio.get_running_loop().run_in_executor(None, self._thread.join, END_TIMEOUT)
 
     # In the machine thread.
 
@@ -179,7 +188,7 @@ class MachineThread:
                 left = deadline - clock.now()
                 if least is None or left < least:
                     least = left
-        return None if least is None else max(least, 0) / 1e9
+        return None if least is None else min(max(least, 0) / 1e9, LONGEST_SLEEP)
 
     def _set_deadline(self) -> None:
         """Tell the vCPU when it has to kick itself."""
