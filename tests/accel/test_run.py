@@ -29,7 +29,6 @@ def test_a_kick_from_another_thread_calls_back_between_blocks(bare):
     threading.Timer(0.01, bare.vcpu.kick).start()
     assert bare.vcpu.run() is Exit.LEFT
     assert seen == [(threading.get_ident(), RAM)]
-    assert bare.vcpu.gpr(A0) > 0
 
 
 def test_a_kick_before_the_run_is_not_lost(bare):

@@ -29,15 +29,18 @@ class Machine:
         self.mailboxes.claim()
         while not self.ending:
             self.mailboxes.drain()
-            if self.ending:
-                break
-            if self.busy:
-                # Only a kick ends guest code: one that was lost hangs the test.
-                self.kicked.wait()
-                self.kicked.clear()
-            else:
-                self.mailboxes.wait()
+            self._rest()
         self.mailboxes.close()
+
+    def _rest(self):
+        if self.ending:
+            return
+        if self.busy:
+            # Only a kick ends guest code: one that was lost hangs the test.
+            self.kicked.wait()
+            self.kicked.clear()
+        else:
+            self.mailboxes.wait()
 
     def end(self):
         self.mailboxes.post(setattr, self, "ending", True)
@@ -87,7 +90,7 @@ def test_no_post_and_no_wake_up_is_lost(busy):
 
     async def test(machine):
         count, threads = 5000, 4
-        got = [[] for _ in range(threads)]
+        got: list[list[int]] = [[] for _ in range(threads)]
         done = [threading.Event() for _ in range(threads)]
 
         def receive(thread, number):
@@ -151,7 +154,7 @@ def test_the_outbox_is_one_queue_for_everything():
     """What the machine sent before a call returned is there before the caller goes on."""
 
     async def test(machine):
-        events = []
+        events: list[int] = []
 
         def work():
             for number in range(100):
@@ -166,23 +169,26 @@ def test_the_outbox_is_one_queue_for_everything():
     run(test)
 
 
-def test_a_burst_of_sends_wakes_the_loop_once():
+def test_a_burst_of_sends_wakes_the_loop_once(monkeypatch):
     async def test(machine):
-        loop = asyncio.get_running_loop()
         wakes = []
-        original = loop.call_soon_threadsafe
+        original = asyncio.BaseEventLoop.call_soon_threadsafe
 
-        def counting(callback, *args):
+        def counting(loop, callback, *args, **how):
             wakes.append(callback)
-            return original(callback, *args)
+            return original(loop, callback, *args, **how)
 
-        loop.call_soon_threadsafe = counting
-        got = []
+        monkeypatch.setattr(asyncio.BaseEventLoop, "call_soon_threadsafe", counting)
+        got: list[int] = []
         held = threading.Event()
         machine.mailboxes.send(held.wait, 10)  # keep the loop busy meanwhile
-        machine.mailboxes.post(
-            lambda: [machine.mailboxes.send(got.append, n) for n in range(1000)] and held.set()
-        )
+
+        def burst():
+            for number in range(1000):
+                machine.mailboxes.send(got.append, number)
+            held.set()
+
+        machine.mailboxes.post(burst)
         await machine.mailboxes.call(lambda: None)
         assert got == list(range(1000))
         assert len(wakes) <= 3
@@ -227,7 +233,8 @@ def test_a_failing_send_is_reported_to_the_loop_and_the_next_runs():
 
 def test_a_cancelled_call_runs_all_the_same():
     async def test(machine):
-        hold, ran = threading.Event(), []
+        hold = threading.Event()
+        ran: list[int] = []
         machine.mailboxes.post(hold.wait, 10)
         task = asyncio.ensure_future(machine.mailboxes.call(ran.append, 1))
         await asyncio.sleep(0)
@@ -272,7 +279,7 @@ def test_sends_to_a_loop_that_is_gone_are_dropped():
 
 def test_mailboxes_made_before_the_loop_keep_what_is_sent():
     machine = Machine()
-    got = []
+    got: list[int] = []
 
     async def main():
         machine.mailboxes.bind(asyncio.get_running_loop())

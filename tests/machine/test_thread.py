@@ -52,7 +52,7 @@ class Machine:
     async def begin(self, code=COUNT):
         self.thread = MachineThread()
         self.mailboxes = self.thread.mailboxes
-        self.failures = []
+        self.failures: list[str] = []
         self.thread.on_failure = self.failures.append
         self.thread.start()
         await self.call(self._build, code)
