@@ -45,6 +45,7 @@ def test_linux_under_load(daemon: Starter) -> None:
     lines = program.serial.expect("STRESS end")
     told = re.findall(r"STRESS (\d+) (\w+)", program.serial.log.decode())
     assert told == [(str(i), STRESS_HASH) for i in range(1, 41)], lines
+    shell(program)
     assert run(program, "dmesg | grep -c -e 'Oops' -e 'BUG:' -e 'WARNING:' -e stall") == ["0"]
 
 

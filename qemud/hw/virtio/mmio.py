@@ -55,8 +55,9 @@ class VirtioMmio(SysBusDevice, type_name="virtio-mmio", options=VirtioMmioOption
         self.irqs[0].lower()
 
     def read(self, offset: int, size: int) -> int:
-        """A load from a register."""
-        del size
+        """A load from a register; one of 8 bytes is of two."""
+        if size == 8:
+            return self.read(offset, 4) | self.read(offset + 4, 4) << 32
         match offset:
             case Reg.MAGIC_VALUE:
                 return MAGIC
