@@ -10,6 +10,8 @@ HANDLERS: dict[str, str] = {
     "char": "qemud.chardev.commands:CharHandlers",
     "control": "qemud.monitor.commands:ControlHandlers",
     "descriptors": "qemud.monitor.descriptors:DescriptorsHandlers",
+    "hmp": "qemud.monitor.hmp.commands:HmpHandlers",
+    "inspection": "qemud.hw.inspection:InspectionHandlers",
     "introspect": "qemud.monitor.commands:IntrospectHandlers",
     "machine": "qemud.hw.commands:MachineHandlers",
     "options": "qemud.daemon.commands:OptionsHandlers",

@@ -57,6 +57,11 @@ def _description(entity: ObjectType, name: str) -> str:
     owner: ObjectType | None = entity
     while owner is not None:
         if owner.doc is not None and owner.doc.members.get(name):
-            return _REFERENCE.sub(r"\1", " ".join(owner.doc.members[name].split()))
+            return plain_text(owner.doc.members[name])
         owner = owner.base
     return ""
+
+
+def plain_text(text: str) -> str:
+    """A description as people read it: one line, without the marks of members."""
+    return _REFERENCE.sub(r"\1", " ".join(text.split()))
