@@ -148,7 +148,7 @@ def _add_fd(text: str, warn: Warn) -> Any:
         raise GenericError("fd is not valid or already in use")
     if not 0 <= number < 1 << 63:
         raise GenericError("set option is required and must be non-negative")
-    return AddFdOptions(fd=fd, set_=number, opaque=values.get("opaque"))
+    return AddFdOptions(fd=fd, set=number, opaque=values.get("opaque"))
 
 
 def _trace(text: str, warn: Warn) -> Any:

@@ -30,8 +30,8 @@ from qemud.logs import Logger, report
 from qemud.machine.services import Services
 from qemud.monitor.dispatch import Dispatcher
 from qemud.monitor.qmp.events import Events
-from qemud.monitor.qmp.server import Monitor, Turn
-from qemud.monitor.version import version_text
+from qemud.monitor.qmp.server import Turn
+from qemud.monitor.registry import Monitors
 from qemud.qapi.runtime.check import use_target
 from qemud.qapi.runtime.errors import GenericError, QmpError
 from qemud.qapi.targets import TARGETS
@@ -118,6 +118,7 @@ class Daemon:
         )
         self._turn = Turn()
         self._turn.taken = True  # until the machine is ready; released by `build`
+        self.monitors = services.monitors = Monitors(self.dispatcher.execute, self.events, self._turn)
 
     @cached_property
     def tree(self) -> Tree:
@@ -142,13 +143,13 @@ class Daemon:
         if line.add_fd:
             from qemud.machine.descriptors import inherit
 
-            inherit([(given.fd or 0, given.set_ or 0, given.opaque) for given in line.add_fd])
+            inherit([(given.fd or 0, given.set or 0, given.opaque) for given in line.add_fd])
         if line.pidfile is not None:
             from qemud.daemon.process import PidFile
 
             self._undo.append(PidFile(line.pidfile).remove)
         signals.watch(self.loop, self._on_signal)
-        self._undo.append(self.chardevs.close_all)
+        self._undo += [self.chardevs.close_all, self.monitors.close_all]
         options = machine_options(line)
         for text in line.object or ():
             await self._add_object(text)
@@ -240,7 +241,7 @@ class Daemon:
             for text in getattr(self.line, option.replace("-", "_")) or ():
                 with at(option, text):
                     chardev = await self.chardevs.open_compact(f"compat_monitor{count}", text)
-                    self._add_monitor(chardev, pretty=pretty)
+                    self.monitors.add(chardev.label, chardev, pretty=pretty)
                 count += 1
         for given in self.line.mon or ():
             found = self.chardevs.get(given.chardev)
@@ -251,24 +252,7 @@ class Daemon:
                     f"-mon chardev={given.chardev}: the human monitor does not exist yet, mode=control was expected"
                 )
             with at("mon", f"chardev={given.chardev}"):
-                self._add_monitor(found, pretty=bool(given.pretty))
-
-    def _add_monitor(self, chardev: Chardev, *, pretty: bool) -> None:
-        monitor = Monitor(
-            chardev.attach(),
-            self.dispatcher.execute,
-            version_text(),
-            self._turn,
-            pretty=pretty,
-            offers_replay=True,
-        )
-        self.events.subscribe(monitor.send_event)
-
-        def close() -> None:
-            self.events.unsubscribe(monitor.send_event)
-            monitor.close()
-
-        self._undo.append(close)
+                self.monitors.add(given.id, found, pretty=bool(given.pretty))
 
     async def _open_serials(self) -> list[Chardev | None]:
         """The character devices of the serial ports, in order; None for a port that is not wanted."""

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Services:
     """The parts of the process; see the module.
 
-    `vm` is the machine, `tree` the composition tree, `chardevs` the character devices, `dispatcher` runs commands, `board` the built board (None until
-    the machine is initialised), `emit` sends an event to all clients, `events` is where it does, `request_quit` ends the process,
+    `vm` is the machine, `tree` the composition tree, `chardevs` the character devices, `dispatcher` runs commands, `monitors` bring
+    them, `board` is the built board (None until the machine is initialised), `emit` sends an event to all clients, `events` is where it does, `request_quit` ends the process,
     `take_descriptor` takes the descriptor that the running command's client has named.
     """
 
@@ -31,6 +31,7 @@ class Services:
     emit: EmitFunction
     events: Any
     request_quit: Callable[[], None]
+    monitors: Any
     take_descriptor: Callable[[str], int]
     target: str = "riscv64"
     name: str | None = None

@@ -125,6 +125,7 @@ class Monitor:
         self._tasks: set[asyncio.Task[bytes | None]] = set()
         self._paused = False
         self._pumping = False
+        self._retired = False
         self._pump_soon = False
         self._flush_soon = False
         port.start(self._receive, self._on_event, self._pump)
@@ -136,7 +137,13 @@ class Monitor:
         if self.session.mode is not Mode.CLOSED:
             self._flush()
             self.session.closed()
+        self.session.drop_descriptors()
         self._port.detach()
+
+    def close_when_answered(self) -> None:
+        """Close after the command that runs now, which is one of this monitor's own, has been answered."""
+        assert self._pumping
+        self._retired = True
 
     def send_event(self, name: str, line: bytes, number: int = 0) -> None:
         """Tell the client of an event (`qemud.monitor.qmp.events`); all of one turn of the loop leave together."""
@@ -180,6 +187,8 @@ class Monitor:
         try:
             sent = False
             for _ in range(BURST):
+                if self._retired:
+                    break
                 request = session.next_request(in_band=not turn.taken)
                 if request is not None:
                     self._run(request)
@@ -194,6 +203,9 @@ class Monitor:
                 self._schedule_pump()
         finally:
             self._pumping = False
+        if self._retired:
+            self.close()
+            return
         if turn.taken:
             turn.call_when_free(self._pump)
         self._set_paused(paused=not session.wants_input and session.mode is not Mode.CLOSED)

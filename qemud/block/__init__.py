@@ -1,0 +1,1 @@
+"""Disks: there are none yet, which is what clients are told."""
