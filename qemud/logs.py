@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import Any, TextIO
 
 _JOURNAL_PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
@@ -65,9 +66,20 @@ def program_name() -> str:
 
 
 def report(text: str) -> None:
-    """Write one message for whoever started the program, in QEMU's form."""
-    sys.stderr.write(f"{sys.argv[0]}: {text}\n")
-    sys.stderr.flush()
+    """Write one message for whoever started the program, in QEMU's form. Nobody may be there to read it any more."""
+    with suppress(OSError):
+        sys.stderr.write(f"{sys.argv[0]}: {text}\n")
+        sys.stderr.flush()
+
+
+def tell(text: str) -> None:
+    """Write to standard output what was asked for. Raises OSError.
+
+    Not by `sys.stdout`, which keeps what it could not write, tries again when the process ends, and then complains by itself.
+    """
+    data = memoryview(text.encode(errors="surrogateescape"))
+    while data:
+        data = data[os.write(1, data) :]
 
 
 def log_to(path: str) -> None:
@@ -125,9 +137,24 @@ def _configure(structlog: Any) -> None:
         tail = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(
         processors=[*shared, *tail],
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=lambda *_: _LineLogger(stream),
         cache_logger_on_first_use=True,
     )
+
+
+class _LineLogger:
+    """The end of structlog's chain. A full disk, or a reader that has gone, is no failure of whoever logs."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def msg(self, line: str) -> None:
+        """Write a record."""
+        with suppress(OSError):
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    debug = info = warning = error = critical = exception = msg
 
 
 def _journal_line(_logger: Any, _method: str, event: dict[str, Any]) -> str:

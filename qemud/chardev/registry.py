@@ -12,9 +12,10 @@ Each kind is imported when the first of it is made.  Who keeps a composition tre
 from __future__ import annotations
 
 import asyncio
-import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from qemud.logs import tell
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ DRAIN_TIMEOUT = 1.0
 
 
 def _announce(line: str) -> None:
-    """Tell on standard output which terminal was made, as QEMU does; programs look for this line."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    """Tell on standard output which terminal was made, as QEMU does; programs look for this line, if any are there."""
+    with suppress(OSError):
+        tell(line + "\n")
 
 
 def _ignore(_: object) -> None:

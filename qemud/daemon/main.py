@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import sys
 from typing import TYPE_CHECKING
 
 from qemud import __version__
 from qemud.daemon import signals
 from qemud.daemon.cmdline import UsageError, at, parse
-from qemud.daemon.process import Daemonizer
-from qemud.logs import Logger, items, log_stream, log_to, program_name, report
+from qemud.daemon.process import Daemonizer, open_standard_streams
+from qemud.logs import Logger, items, log_stream, log_to, program_name, report, tell
 from qemud.qapi.runtime.errors import QmpError
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ log = Logger("daemon")
 
 def run(words: list[str]) -> int:
     """Do what the command line says; the result is the exit status."""
+    open_standard_streams()
     if words and words[0] in COMMANDS:
         from importlib import import_module
 
@@ -46,18 +46,18 @@ def run(words: list[str]) -> int:
         if line.help:
             from qemud.daemon.help import help_text
 
-            sys.stdout.write(help_text(program_name()))
+            tell(help_text(program_name()))
             return 0
         if line.version:
-            sys.stdout.write(version_text())
+            tell(version_text())
             return 0
         from qemud.daemon.help import list_asked
 
         if (listing := list_asked(line)) is not None:
-            sys.stdout.write(listing)
+            tell(listing)
             return 0
         if line.d is not None and (unknown := log_items(line.d)):
-            sys.stdout.write(unknown)
+            tell(unknown)
             return 1
         if line.D is not None:
             log_to(line.D)
@@ -69,7 +69,12 @@ def run(words: list[str]) -> int:
         return _serve(line, target)
     except (UsageError, QmpError) as error:
         report(str(error))
-        return 1
+    except OSError as error:
+        # What the process itself needs and the system does not give: descriptors, threads, a standard output that takes help.
+        report(error.strerror or str(error))
+    except MemoryError:
+        report("cannot allocate memory")
+    return 1
 
 
 def target_of(name: str) -> str:
@@ -106,10 +111,10 @@ def log_items(text: str) -> str:
 
 
 def _serve(line: CommandLine, target: str) -> int:
-    signals.block()
     daemonizer = Daemonizer()
     if line.daemonize:
-        daemonizer.fork()
+        daemonizer.fork()  # before signals are blocked: the process that waits still ends by them
+    signals.block()
     import uvloop
 
     from qemud.daemon.startup import serve

@@ -1,4 +1,4 @@
-"""Going to the background, and the pid file.
+"""Standard streams, going to the background, and the pid file.
 
 `Daemonizer.fork` must be called while there is one thread and no event loop: it returns in the grandchild, detached from the
 terminal, while the first process waits.  `ready` lets the first process end with status 0; ending without it makes the first
@@ -13,11 +13,28 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import struct
+import sys
+from contextlib import suppress
 
 from qemud.qapi.runtime.errors import GenericError
 
 _READY = b"\0"
+
+
+def open_standard_streams() -> None:
+    """Make good for a starter that closed standard input, output or error.
+
+    Otherwise whatever is opened first would get their descriptors, and messages would go there.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor, which is this one
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115  stays open
 
 
 class Daemonizer:
@@ -63,7 +80,7 @@ class PidFile:
     """The file that holds this process's id while it lives."""
 
     def __init__(self, path: str) -> None:
-        self.path = os.path.abspath(path)
+        self.path = os.path.realpath(path)
         self._fd = self._create(path)
         self._owner = os.getpid()
 
@@ -83,11 +100,16 @@ class PidFile:
     def _create(path: str) -> int:
         while True:
             try:
-                fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+                # Not blocking, for a FIFO that nobody reads would be waited for without end.
+                fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
             except OSError as error:
                 raise GenericError(
                     f"cannot create PID file: Could not create '{path}': {error.strerror}"
                 ) from None
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                # It will be taken away at the end, and root can take away even /dev/null.
+                os.close(fd)
+                raise GenericError(f"cannot create PID file: '{path}' is not a regular file")
             try:
                 # struct flock of Linux: type, whence, start, length, pid.
                 fcntl.fcntl(fd, fcntl.F_SETLK, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
@@ -107,7 +129,8 @@ class PidFile:
             os.ftruncate(fd, 0)
             os.write(fd, b"%d\n" % os.getpid())
         except OSError as error:
-            os.unlink(path)
+            with suppress(OSError):
+                os.unlink(path)
             os.close(fd)
             raise GenericError(
                 f"cannot create PID file: Failed to write pid file: {error.strerror}"

@@ -18,7 +18,7 @@ import asyncio
 import gc
 import os
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qemud._generated.table import COMMANDS
 from qemud.chardev.registry import Chardevs
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from qemud.machine.vm import VirtualMachine
     from qemud.qom.tree import Tree
 
+T = TypeVar("T")
+
 log = Logger("daemon")
 
 
@@ -58,13 +60,10 @@ async def serve(line: CommandLine, target: str, daemonizer: Daemonizer) -> int:
     try:
         # Opening may have to wait for a client, as long as it takes; a signal ends that.  And while the loop turns here, clients
         # that have connected already are greeted, before the machine's parts are imported.
-        opening = daemon.loop.create_task(daemon.open())
-        await asyncio.wait((opening, daemon.ended), return_when=asyncio.FIRST_COMPLETED)
-        if daemon.ended.done():
-            opening.cancel()
-            await asyncio.gather(opening, return_exceptions=True)
+        opened = await daemon.unless_ended(daemon.open())
+        # Building may have to wait as well, for a kernel that somebody writes into a pipe.
+        if opened is None or await daemon.unless_ended(daemon.build(opened)) is None:
             return daemon.ended.result()
-        await daemon.build(opening.result())
         # What there is now stays: later searches for garbage pass it by, and guests wait for them that much less.
         gc.freeze()
         gc.enable()
@@ -159,7 +158,7 @@ class Daemon:
         await self._open_monitors()
         return Opened(options, await self._open_serials())
 
-    async def build(self, opened: Opened) -> None:
+    async def build(self, opened: Opened) -> VirtualMachine:
         """Make the machine, start the guest unless `-S` holds it."""
         from qemud.daemon.machine import build_machine, set_actions
         from qemud.machine.thread import MachineThread
@@ -181,6 +180,17 @@ class Daemon:
         self._turn.release(lambda: None)
         if not line.S:
             await vm.cont()
+        return vm
+
+    async def unless_ended(self, phase: Coroutine[Any, Any, T]) -> T | None:
+        """The result of a phase, or None when the daemon is to end before that."""
+        task = self.loop.create_task(phase)
+        await asyncio.wait((task, self.ended), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return None
 
     def announce(self) -> None:
         """Everything listens: tell the service manager, and keep its watchdog quiet from now on."""
@@ -243,16 +253,45 @@ class Daemon:
                     chardev = await self.chardevs.open_compact(f"compat_monitor{count}", text)
                     self.monitors.add(chardev.label, chardev, pretty=pretty)
                 count += 1
+        for text in self._human_monitors():
+            with at("monitor", text):
+                chardev = await self.chardevs.open_compact(f"compat_monitor{count}", text)
+                self._add_human_monitor(chardev.label, chardev)
+            count += 1
         for given in self.line.mon or ():
             found = self.chardevs.get(given.chardev)
             if found is None:
                 raise UsageError(f'-mon chardev={given.chardev}: chardev "{given.chardev}" not found')
-            if given.mode is None:
-                raise UsageError(
-                    f"-mon chardev={given.chardev}: the human monitor does not exist yet, mode=control was expected"
-                )
             with at("mon", f"chardev={given.chardev}"):
-                self.monitors.add(given.id, found, pretty=bool(given.pretty))
+                if given.mode is not None and given.mode.value == "control":
+                    self.monitors.add(given.id, found, pretty=bool(given.pretty))
+                elif given.pretty:
+                    raise GenericError("'pretty' is not compatible with HMP monitors")
+                else:
+                    self._add_human_monitor(given.id, found)
+
+    def _human_monitors(self) -> list[str]:
+        """What `-monitor` names; by default the terminal with -nographic, where no serial port is to share it."""
+        line = self.line
+        if line.monitor is not None:
+            return [text for text in line.monitor if text != "none"]
+        if not line.nographic or line.nodefaults or line.serial is None or self._stdio_is_taken():
+            return []
+        return [] if line.qmp or line.qmp_pretty or line.mon else ["stdio"]
+
+    def _add_human_monitor(self, label: str | None, chardev: Chardev) -> None:
+        from qemud.monitor.hmp.shell import Shell
+        from qemud.monitor.hmp.terminal import HumanMonitor
+
+        monitor = HumanMonitor(chardev.attach(), Shell(self.dispatcher.execute), self._turn)
+        self.monitors.adopt(label, "readline", chardev.label, monitor.close)
+
+    def _stdio_is_taken(self) -> bool:
+        """Whether an option names the terminal."""
+        line = self.line
+        options = (line.qmp, line.qmp_pretty, line.monitor, line.chardev, line.serial)
+        named = [text.split(",")[0].removeprefix("mon:") for texts in options for text in texts or ()]
+        return "stdio" in named
 
     async def _open_serials(self) -> list[Chardev | None]:
         """The character devices of the serial ports, in order; None for a port that is not wanted."""
@@ -266,7 +305,10 @@ class Daemon:
                 continue
             try:
                 with at("serial", text):
-                    serials.append(await self.chardevs.open_compact(f"serial{index}", text, mux_monitor=True))
+                    chardev = await self.chardevs.open_compact(f"serial{index}", text, mux_monitor=True)
+                    if text.startswith("mon:"):
+                        self._add_human_monitor(None, chardev)
+                    serials.append(chardev)
             except UsageError as error:
                 raise UsageError(
                     f"{error}\n-serial {text}: could not connect serial device to character backend '{text}'"
@@ -276,12 +318,12 @@ class Daemon:
     def _default_serials(self) -> list[str]:
         """The terminal, where nothing else wants it; there are no graphical consoles that QEMU's default would be on."""
         line = self.line
-        if line.nodefaults and not line.nographic:
+        if line.nodefaults:
             return []
-        wanted = [*(line.qmp or ()), *(line.qmp_pretty or ()), *(line.chardev or ())]
-        elsewhere = any(text.split(",")[0] == "stdio" for text in wanted)
-        if line.nographic or not (line.display or line.daemonize or elsewhere):
-            return ["mon:stdio"] if not elsewhere else ["null"]
+        if line.nographic and line.daemonize:
+            raise UsageError("-nographic cannot be used with -daemonize")
+        if not self._stdio_is_taken() and (line.nographic or not (line.display or line.daemonize)):
+            return ["mon:stdio" if line.monitor is None else "stdio"]
         return ["null"]
 
     def _find_fd(self, name: str) -> int:

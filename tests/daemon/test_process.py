@@ -51,6 +51,20 @@ def test_a_signal_ends_what_waits_for_its_first_client(tmp_path: Path):
     assert not sock.exists()
 
 
+def test_a_signal_ends_what_waits_for_a_kernel(daemon: Starter, tmp_path: Path):
+    fifo, pid_file = tmp_path / "kernel", tmp_path / "pid"
+    os.mkfifo(fifo)
+    program = daemon("-kernel", str(fifo), "-pidfile", str(pid_file), negotiate=False)
+    writer = os.open(
+        fifo, os.O_WRONLY
+    )  # waits for who reads: the machine thread is caught in a read from now on
+    try:
+        assert program.terminate() == 0
+    finally:
+        os.close(writer)
+    assert not pid_file.exists()
+
+
 def test_a_signal_ends_it_even_where_a_shutdown_would_pause(daemon: Starter):
     program = daemon(*NONE, "-no-shutdown")
     assert program.terminate() == 0
@@ -74,6 +88,35 @@ def test_the_pid_file_is_written_locked_and_removed(daemon: Starter, tmp_path: P
     )
     assert path.read_text() == f"{program.process.pid}\n"
     program.terminate()
+    assert not path.exists()
+
+
+def test_a_pid_file_is_a_regular_file(tmp_path: Path):
+    """It is taken away at the end, and root can take away even /dev/null; to open a FIFO may take for ever."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        done = run(*NONE, "-pidfile", str(fifo))
+    finally:
+        os.close(reader)
+    assert done.returncode == 1
+    assert done.stderr == f"{QEMUD}: cannot create PID file: '{fifo}' is not a regular file\n"
+    assert fifo.is_fifo()
+    done = run(*NONE, "-pidfile", str(fifo))
+    assert (
+        done.stderr
+        == f"{QEMUD}: cannot create PID file: Could not create '{fifo}': No such device or address\n"
+    )
+
+
+def test_a_pid_file_may_be_a_link(daemon: Starter, tmp_path: Path):
+    link, path = tmp_path / "link", tmp_path / "pid"
+    link.symlink_to(path)
+    program = daemon(*NONE, "-pidfile", str(link))
+    assert path.read_text() == f"{program.process.pid}\n"
+    program.terminate()
+    assert link.is_symlink()
     assert not path.exists()
 
 
@@ -124,6 +167,54 @@ def test_the_target_comes_from_the_programs_name(tmp_path: Path):
     done = subprocess.run([renamed, "-version"], capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 1
     assert done.stderr == f"{renamed}: cannot emulate 'sparc', expected one of: riscv64\n"
+
+
+def test_standard_streams_may_be_closed(tmp_path: Path):
+    """As from a shell's `<&- >&- 2>&-`; otherwise sockets and pipes would take their descriptors, and get messages."""
+    path = tmp_path / "pid"
+    closed = 'exec "$@" <&- >&- 2>&-'
+    done = subprocess.run(
+        ["/bin/sh", "-c", closed, "sh", QEMUD, *NONE, "-daemonize", "-pidfile", path], timeout=LIMIT
+    )
+    assert done.returncode == 0
+    pid = int(path.read_text())
+    streams = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1, 2)]
+    os.kill(pid, signal.SIGTERM)
+    _wait_for_end(pid)
+    assert streams == ["/dev/null"] * 3
+    assert subprocess.run(["/bin/sh", "-c", closed, "sh", QEMUD, "-bad"], timeout=LIMIT).returncode == 1
+
+
+@pytest.mark.parametrize("arguments", [("-help",), ("-version",), ("-machine", "help"), ("-d", "help")])
+def test_what_cannot_be_told_is_an_error(arguments: tuple[str, ...]):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [QEMUD, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, timeout=LIMIT
+        )
+    assert (done.returncode, done.stderr) == (1, f"{QEMUD}: No space left on device\n")
+
+
+def test_nobody_has_to_read_its_messages():
+    """Who started it has gone, and with it the other end of standard output and error."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    here, there = socket.socketpair()
+    with (
+        here,
+        there,
+        subprocess.Popen(
+            [QEMUD, *NONE, "-chardev", f"socket,id=c,fd={there.fileno()}", "-mon", "chardev=c,mode=control"],
+            stdout=writer,
+            stderr=writer,
+            pass_fds=[there.fileno()],
+        ) as process,
+    ):
+        os.close(writer)
+        there.close()
+        qmp = QmpClient(here)
+        assert qmp.command("chardev-add", id="p", backend={"type": "pty", "data": {}})["pty"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LIMIT) == 0
 
 
 def test_version_is_read_by_management_tools():
