@@ -39,7 +39,14 @@ class Room:
 
     def __init__(self, **how: Any) -> None:
         self.chardevs = Chardevs(announce=lambda _: None, **how)
-        self.qmp = CharHandlers(SimpleNamespace(chardevs=self.chardevs))
+        self.passed: dict[str, int] = {}
+        services = SimpleNamespace(chardevs=self.chardevs, take_descriptor=self._take)
+        self.qmp = CharHandlers(services)
+
+    def _take(self, name: str) -> int:
+        if name not in self.passed:
+            raise GenericError(f"File descriptor named '{name}' has not been found")
+        return self.passed.pop(name)
 
     async def add(self, label: str, kind: str, **data: Any) -> char.ChardevReturn:
         return await self.qmp.chardev_add(id=label, backend=backend(kind, **data))
