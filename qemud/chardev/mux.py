@@ -267,7 +267,7 @@ class MuxChardev(Chardev):
         """Move the focus on, in the order of attachment."""
         started = [port for port in self._ports if port in self._waiting]
         if len(started) < 2:
-            self._say("There is no human monitor here; use QMP (-qmp).\n\r")
+            self._say("There is nothing else on this terminal.\n\r")
         else:
             at = started.index(self._focus) if self._focus in started else -1
             self.focus(started[(at + 1) % len(started)])

@@ -121,12 +121,6 @@ def _uuid(text: str, _warn: Warn) -> str:
     return str(parsed)
 
 
-def _monitor(text: str, _warn: Warn) -> str:
-    if text != "none":
-        raise GenericError(f"the human monitor does not exist yet: '{text}' was given, 'none' was expected")
-    return text
-
-
 def _add_fd(text: str, warn: Warn) -> Any:
     """A descriptor that this process was started with; all that can be wrong with it is told here."""
     import fcntl
@@ -189,7 +183,7 @@ OPTIONS: dict[str, Option] = {
     "object": TEXTS,
     "chardev": TEXTS,
     "serial": TEXTS,
-    "monitor": Option(_monitor, many=True),
+    "monitor": TEXTS,
     "mon": Option(_opts("MonitorOptions", "chardev"), many=True),
     "qmp": TEXTS,
     "qmp-pretty": TEXTS,

@@ -94,7 +94,7 @@ def test_help_and_the_monitor_that_is_not_there() -> None:
         for key in "hxtbc":
             assert b"C-a %c" % ord(key) in shown
         keyboard.type(b"\x01c")
-        assert keyboard.shown() == b"\n\rThere is no human monitor here; use QMP (-qmp).\n\r"
+        assert keyboard.shown() == b"\n\rThere is nothing else on this terminal.\n\r"
         assert not user.received
 
     with_mux(test)

@@ -42,6 +42,7 @@ class HumanMonitor:
         shell.history = lambda: list(self._editor.history)
         self._keys = bytearray()
         self._asked: Entered | CompletionWanted | None = None  # what waits for its turn, or runs
+        self._running = False
         self._greet = False
         self._greeted = False
         self._has_focus = True
@@ -120,12 +121,12 @@ class HumanMonitor:
 
     def _begin(self) -> None:
         """Do what was asked, in turn."""
-        if self._asked is None:
+        if self._asked is None or self._running:
             return
         if self._turn.taken:
             self._turn.call_when_free(self._begin)
             return
-        self._turn.taken = True
+        self._turn.taken = self._running = True
         task = asyncio.get_running_loop().create_task(self._do(self._asked), name="human monitor")
         self._task = task
         task.add_done_callback(self._done)
@@ -153,7 +154,7 @@ class HumanMonitor:
 
     def _go_on(self, *, prompt: bool) -> None:
         self._task = None
-        self._asked = None
+        self._asked, self._running = None, False
         if self._shell.ended:
             return
         if prompt and self._has_focus and not self._greet:
