@@ -44,7 +44,7 @@ BOARDS = (
     Board("none", "none-machine", "empty machine", default_ram_id="ram"),
     Board(
         "virt-10.0",
-        "virt-machine",
+        "virt-10.0-machine",
         "RISC-V VirtIO board",
         alias="virt",
         is_default=True,

@@ -69,6 +69,7 @@ class BootLoader(Device, type_name="riscv-boot-loader"):
 class VirtMachine(
     Machine,
     type_name="virt-machine",
+    abstract=True,
     options=VirtMachineOptions,
     links={"memory-backend": "memory-backend"},
 ):
@@ -224,3 +225,12 @@ class VirtMachine(
         if base is not None:
             device.map(0, base)
         return device
+
+
+class VirtMachine100(
+    VirtMachine,
+    type_name="virt-10.0-machine",
+    options=VirtMachineOptions,
+    links={"memory-backend": "memory-backend"},
+):
+    """The version that is like QEMU 10.0's.  Management tools look for a type of the machine's full name."""
