@@ -96,6 +96,7 @@ class Daemon:
         use_target(target)
 
         self.vm: VirtualMachine | None = None
+        self._built = False
         self.events = Events(self.loop.call_later)
         self.chardevs = Chardevs(
             report=report,
@@ -180,6 +181,7 @@ class Daemon:
         self._turn.release(lambda: None)
         if not line.S:
             await vm.cont()
+        self._built = True
         return vm
 
     async def unless_ended(self, phase: Coroutine[Any, Any, T]) -> T | None:
@@ -347,7 +349,7 @@ class Daemon:
         self._shut_down("host-signal")
 
     def _shut_down(self, cause: str) -> None:
-        if self.vm is None:
+        if self.vm is None or not self._built:  # the machine could not be asked, nor a client be told
             self._end(0)
             return
         from qemud._generated.types.run_state import ShutdownCause
