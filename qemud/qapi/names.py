@@ -18,6 +18,9 @@ import keyword
 # Keywords, and `self`, the first parameter of every handler.
 _TAKEN = frozenset((*keyword.kwlist, "self"))
 
+# What every event has (`qemud.qapi.runtime.calls.Event`).
+_EVENT_ATTRIBUTES = frozenset(("data", "event", "sequence", "timestamp"))
+
 
 def _underscored(wire: str) -> str:
     """`wire` with `_` for each character that no identifier of ASCII has."""
@@ -66,3 +69,14 @@ def event_function_name(wire: str) -> str:
 def module_name(wire: str) -> str:
     """The Python module of a schema module."""
     return python_name(wire)
+
+
+def event_class_name(wire: str) -> str:
+    """The name of an event's class: SHUTDOWN is a `ShutdownEvent`."""
+    return f"{camel_case(wire.lower())}Event"
+
+
+def event_attribute(member: str) -> str:
+    """The attribute of an event that has the member of that Python name of its data."""
+    name = python_name(member)
+    return f"{name}_" if name in _EVENT_ATTRIBUTES else name

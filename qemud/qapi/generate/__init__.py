@@ -10,6 +10,7 @@
     properties.py   properties.py: members of structs as the object model shows them
     introspect.py   introspection-TARGET.json: the answer to `query-qmp-schema`
     json_schema.py  json-schema-TARGET.json: JSON Schema 2020-12 of arguments, results and events
+    client.py       client/: typed methods, events and types for `qemud.client`
     docs.py         reference pages in Markdown
     writer.py       headers, and files rewritten only when they change
 

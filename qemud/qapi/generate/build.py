@@ -11,7 +11,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qemud.qapi.generate import commands, docs, events, introspect, json_schema, properties, shapes, types
+from qemud.qapi.generate import (
+    client,
+    commands,
+    docs,
+    enums,
+    events,
+    introspect,
+    json_schema,
+    properties,
+    shapes,
+    types,
+)
 from qemud.qapi.generate.layout import Layout
 from qemud.qapi.generate.writer import Output
 from qemud.qapi.schema import load
@@ -30,11 +41,13 @@ ROOT_SCHEMA = INSTALLED_SCHEMA if INSTALLED_SCHEMA.is_file() else REPOSITORY / "
 _GENERATORS = (
     types.generate,
     properties.generate,
+    enums.generate,
     shapes.generate,
     commands.generate,
     events.generate,
     introspect.generate,
     json_schema.generate,
+    client.generate,
 )
 
 

@@ -78,6 +78,9 @@ else:
             return one_of(item)
 
 
+UNKNOWN_BRANCH = "__unknown_branch__"
+"""An attribute of classes that are made at run time for branches of unions that no schema knows."""
+
 Str: TypeAlias = str
 Bool: TypeAlias = bool
 Number: TypeAlias = float
@@ -144,5 +147,7 @@ def one_of(union: type) -> Any:
 
 def leaves(union: type) -> list[type]:
     """The leaf classes of a union's abstract class, in the order of definition."""
-    children: list[type] = union.__subclasses__()
+    # Clients make classes of their own for branches that the schema does not know.
+    subclasses: list[type] = union.__subclasses__()
+    children = [child for child in subclasses if UNKNOWN_BRANCH not in child.__dict__]
     return [leaf for child in children for leaf in leaves(child)] if children else [union]
