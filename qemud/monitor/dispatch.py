@@ -26,7 +26,7 @@ from qemud.logs import Logger, trace, traced
 from qemud.monitor.qmp.envelope import ascii_json
 from qemud.qapi.runtime.check import parse_arguments
 from qemud.qapi.runtime.errors import CommandNotFound, GenericError, QmpError
-from qemud.qapi.runtime.table import CommandInfo, holds
+from qemud.qapi.runtime.table import LATE, READY, CommandInfo, holds
 from qemud.qapi.runtime.wire import encode
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ class Dispatcher:
     """Runs commands by name.
 
     `table` is the generated command table, `handlers` maps schema modules to handler classes, `services` is what they
-    are made with, `defined` holds the names that the table's conditions find defined.  `preconfig` is true until the
-    machine has been made; only commands with `allow-preconfig` run then.
+    are made with, `defined` holds the names that the table's conditions find defined.  `phase` says how far the machine
+    has been made; only commands that may run in that phase do.
     """
 
     def __init__(
@@ -69,7 +69,17 @@ class Dispatcher:
         self._services = services
         self._made: dict[str, object] = {}  # handlers by schema module
         self._methods: dict[str, tuple[CommandInfo, Callable[..., Coroutine[Any, Any, Any]]]] = {}
-        self.preconfig = False
+        self._phase = READY
+
+    @property
+    def phase(self) -> str:
+        """How far the machine has been made, one of `qemud.qapi.runtime.table.PHASES`."""
+        return self._phase
+
+    @phase.setter
+    def phase(self, phase: str) -> None:
+        self._phase = phase
+        self._methods.clear()  # found anew, each with a look at the phase
 
     @property
     def names(self) -> list[str]:
@@ -86,8 +96,8 @@ class Dispatcher:
             trace("handle_qmp_command", command=name)
         try:
             info, method = self._methods.get(name) or self._find(name)
-            if oob or self.preconfig:
-                self._check(info, oob=oob)
+            if oob and not info.allow_oob:
+                raise GenericError(f"The command {info.name} does not support OOB")
             if not arguments and not info.has_arguments:
                 result = await method()
             elif info.boxed and info.gen:
@@ -106,20 +116,27 @@ class Dispatcher:
             log.exception("command handler failed", command=name)
             raise GenericError(f"Internal error in command '{name}': {type(error).__name__}") from error
 
-    def _check(self, info: CommandInfo, *, oob: bool) -> None:
-        """Refuse a command that cannot run so, or not yet."""
-        if oob and not info.allow_oob:
-            raise GenericError(f"The command {info.name} does not support OOB")
-        if self.preconfig and not info.allow_preconfig:
+    def _check_phase(self, info: CommandInfo) -> None:
+        """Refuse a command that cannot run yet, or no longer."""
+        if self._phase in info.phases:
+            return
+        if info.phases == LATE:
             raise GenericError(
                 f"The command '{info.name}' is permitted only after machine initialization has completed"
             )
+        if self._phase == READY:
+            raise GenericError("The command is permitted only before machine initialization")
+        raise GenericError(
+            f"The command '{info.name}' is permitted only in the phases {', '.join(info.phases)}; "
+            f"this one is {self._phase}"
+        )
 
     def _find(self, name: str) -> tuple[CommandInfo, Callable[..., Coroutine[Any, Any, Any]]]:
         """The table's row and the handler's method for a command that runs for the first time."""
         info = self._table.get(name)
         if info is None:
             raise CommandNotFound(f"The command {name} has not been found")
+        self._check_phase(info)
         handler = self._made.get(info.module)
         if handler is None:
             module, _, class_name = self._handlers[info.module].partition(":")

@@ -97,6 +97,7 @@ class CommandDeclaration(Declaration):
     arguments: str | tuple[MemberDeclaration, ...] | None
     returns: TypeRef | None
     flags: frozenset[str]  # of those with a value: `boxed`, `gen` (which is false then) …
+    phases: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

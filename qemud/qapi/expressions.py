@@ -25,6 +25,7 @@ from qemud.qapi.declarations import (
 )
 from qemud.qapi.diagnostics import SchemaError, Site
 from qemud.qapi.model import ALWAYS, Condition, EnumMember, Feature
+from qemud.qapi.runtime.table import PHASES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _KINDS = ("enum", "struct", "union", "alternate", "command", "event")
 _CONDITION_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 _FALSE_FLAGS = ("gen", "success-response")
+_EXTENSIONS = frozenset(("version", "job", "phases"))
 _TRUE_FLAGS = ("boxed", "allow-oob", "allow-preconfig", "coroutine", "job")
 
 _D = TypeVar("_D", bound=AnyDeclaration)
@@ -67,7 +69,7 @@ def _uses_extensions(expressions: Iterable[Expression]) -> bool:
     Only then do diagnostics count those keys among the valid ones: a schema in the plain language gets QEMU's words.
     """
     for expression in expressions:
-        if "version" in expression.value or "job" in expression.value:
+        if not _EXTENSIONS.isdisjoint(expression.value):
             return True
         for key in ("data", "base"):
             members = expression.value.get(key)
@@ -116,7 +118,7 @@ class _Checker:
             case "command":
                 optional = ["data", "returns", "boxed", "if", "features", "gen", "success-response"]
                 optional += ["allow-oob", "allow-preconfig", "coroutine"]
-                self._check_keys(self._value, kind, ["command"], optional, ["job"])
+                self._check_keys(self._value, kind, ["command"], optional, ["job", "phases"])
                 return self._finish(self._command(doc))
             case _:
                 self._check_keys(self._value, kind, ["event"], ["data", "boxed", "if", "features"])
@@ -217,7 +219,23 @@ class _Checker:
         if "returns" in self._value:
             returns = self._type_or_array(self._value["returns"], "'returns'")
         flags = frozenset(flag for flag in (*_FALSE_FLAGS, *_TRUE_FLAGS) if flag in self._value)
-        return CommandDeclaration(self._site, doc, arguments, returns, flags)
+        return CommandDeclaration(self._site, doc, arguments, returns, flags, self._phases())
+
+    def _phases(self) -> tuple[str, ...]:
+        """When a command may run; nothing where it does not say so."""
+        if "phases" not in self._value:
+            return ()
+        if "allow-preconfig" in self._value:
+            raise self._fail("keys 'phases' and 'allow-preconfig' are incompatible")
+        value = self._value["phases"]
+        if not isinstance(value, list) or not value:
+            raise self._fail("'phases' must be an array of phases")
+        for phase in value:
+            if phase not in PHASES:
+                raise self._fail(
+                    f"'phases' member {phase!r} is no phase, expected one of {', '.join(map(repr, PHASES))}"
+                )
+        return tuple(phase for phase in PHASES if phase in value)
 
     def _event(self, doc: DocComment | None) -> EventDeclaration:
         return EventDeclaration(self._site, doc, self._arguments(), "boxed" in self._value)

@@ -198,7 +198,7 @@ class Command(Entity):
     """A QMP command.
 
     `job` and `phases` are this project's columns: whether it starts a job, and the phases in which it may run
-    (empty: any phase after `x-exit-preconfig`, widened by `allow_preconfig`).
+    (empty: when the machine is ready, and with `allow_preconfig` before that).
     """
 
     arguments: ObjectType | None
@@ -210,6 +210,7 @@ class Command(Entity):
     allow_preconfig: bool = False
     coroutine: bool = False
     job: bool = False
+    phases: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

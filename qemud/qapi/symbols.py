@@ -314,6 +314,7 @@ class Symbols:
             allow_preconfig="allow-preconfig" in flags,
             coroutine="coroutine" in flags,
             job="job" in flags,
+            phases=declaration.phases,
         )
         self._enter(entity, declaration.site)
         self.work.append(CommandWork(entity, declaration, arguments))

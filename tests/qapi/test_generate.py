@@ -13,6 +13,7 @@ import pytest
 from qemud.qapi.generate.build import REPOSITORY, ROOT_SCHEMA, build, build_docs
 from qemud.qapi.generate.introspect import introspect
 from qemud.qapi.main import main
+from qemud.qapi.runtime.table import EARLY
 from qemud.qapi.schema import load
 from qemud.qapi.targets import TARGETS
 from tests.qapi.generated import CONSTRUCTS, import_generated, schema
@@ -110,9 +111,9 @@ def test_the_command_table() -> None:
     table = import_generated(PACKAGE, "table")
     everything = table.COMMANDS["take-all"]
     assert (everything.module, everything.method) == ("constructs", "take_all")
-    assert (everything.allow_oob, everything.allow_preconfig, everything.boxed, everything.has_arguments) == (
+    assert (everything.allow_oob, everything.phases, everything.boxed, everything.has_arguments) == (
         True,
-        True,
+        EARLY,
         False,
         True,
     )

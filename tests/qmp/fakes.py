@@ -15,7 +15,7 @@ from qemud.monitor.dispatch import Dispatcher
 from qemud.monitor.qmp.server import Monitor, Turn
 from qemud.monitor.version import version_text
 from qemud.qapi.runtime.errors import DeviceNotFound
-from qemud.qapi.runtime.table import CommandInfo
+from qemud.qapi.runtime.table import EARLY, CommandInfo
 from qemud.qapi.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ SLOW = {
     "silent": CommandInfo("silent", "test", "quick", success_response=False),
     "broken": CommandInfo("broken", "test", "broken"),
     "big": CommandInfo("big", "test", "big"),
-    "early": CommandInfo("early", "test", "quick", allow_preconfig=True),
+    "early": CommandInfo("early", "test", "quick", phases=EARLY),
 }
 
 

@@ -466,7 +466,7 @@ def test_a_command_without_success_response_is_silent() -> None:
 
 def test_before_the_machine_only_some_commands_run() -> None:
     async def test(services: Services) -> None:
-        services.dispatcher.preconfig = True
+        services.dispatcher.phase = "accel-created"
         _, port = monitor(services)
         port.receive(command("slow", 1) + command("early", 2))
         refused, early = port.messages()

@@ -15,7 +15,7 @@ from qemud.qapi.generate.layout import Imports, Layout, condition_data
 from qemud.qapi.generate.writer import COMMAND, Output, docstring, expression, quoted
 from qemud.qapi.model import AlternateType, Command, EnumType, Module, ObjectType
 from qemud.qapi.names import camel_case, module_name, python_name
-from qemud.qapi.runtime.table import CommandInfo
+from qemud.qapi.runtime.table import EARLY, LATE, CommandInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,7 @@ def command_info(command: Command) -> CommandInfo:
         boxed=command.boxed,
         success_response=command.success_response,
         allow_oob=command.allow_oob,
-        allow_preconfig=command.allow_preconfig,
+        phases=command.phases or (EARLY if command.allow_preconfig else LATE),
         job=command.job,
         deprecated=command.has_feature("deprecated"),
         unstable=command.has_feature("unstable"),

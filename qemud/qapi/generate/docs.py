@@ -121,6 +121,7 @@ def _notes(entity: Definition) -> Iterator[str]:
         flags = {
             "may run out of band": entity.allow_oob,
             "may run before the machine is made": entity.allow_preconfig,
+            f"may run in the phases {', '.join(entity.phases)}": bool(entity.phases),
             "starts a job": entity.job,
             "success is not answered": not entity.success_response,
         }

@@ -11,6 +11,14 @@ from typing import Any, TypeAlias
 # None is "always"; a name holds when it is defined; tuples are ("all", …), ("any", …) and ("not", one).
 ConditionData: TypeAlias = str | tuple[Any, ...] | None
 
+PHASES = ("no-machine", "machine-created", "accel-created", "machine-initialized", "machine-ready")
+"""The phases of a start, in their order; a start goes through all of them and never back."""
+READY = PHASES[-1]
+LATE = (READY,)
+"""When a command may run unless its definition says otherwise."""
+EARLY = PHASES[PHASES.index("accel-created") :]
+"""When a command with `allow-preconfig` may run: whenever there can be a client."""
+
 
 class Row:
     """A row of a generated table: plain attributes.
@@ -40,7 +48,7 @@ class CommandInfo(Row):
     - `boxed`: the handler takes one struct instead of keyword arguments.
     - `success_response`: success is answered at all.
     - `allow_oob`: `exec-oob` may run it.
-    - `allow_preconfig`: it may run before the machine is made.
+    - `phases`: those of `PHASES` in which it may run.
     - `job`: it starts a job.
     - `deprecated`, `unstable`: it has the feature.
     - `has_arguments`: it takes any.
@@ -50,7 +58,6 @@ class CommandInfo(Row):
 
     __slots__ = (
         "allow_oob",
-        "allow_preconfig",
         "boxed",
         "condition",
         "deprecated",
@@ -60,6 +67,7 @@ class CommandInfo(Row):
         "method",
         "module",
         "name",
+        "phases",
         "success_response",
         "unstable",
     )
@@ -73,7 +81,7 @@ class CommandInfo(Row):
         boxed: bool = False,
         success_response: bool = True,
         allow_oob: bool = False,
-        allow_preconfig: bool = False,
+        phases: tuple[str, ...] = LATE,
         job: bool = False,
         deprecated: bool = False,
         unstable: bool = False,
@@ -87,7 +95,7 @@ class CommandInfo(Row):
         self.boxed = boxed
         self.success_response = success_response
         self.allow_oob = allow_oob
-        self.allow_preconfig = allow_preconfig
+        self.phases = phases
         self.job = job
         self.deprecated = deprecated
         self.unstable = unstable
