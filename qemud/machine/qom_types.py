@@ -31,6 +31,16 @@ TYPES: tuple[TypeEntry, ...] = (
         options="MemoryBackendFileProperties",
     ),
     TypeEntry(
+        "event-loop-base",
+        "object",
+        "qemud.machine.iothread:EventLoopBase",
+        abstract=True,
+        interfaces=("user-creatable",),
+    ),
+    TypeEntry(
+        "iothread", "event-loop-base", "qemud.machine.iothread:IoThread", options="IothreadProperties"
+    ),
+    TypeEntry(
         "secret",
         "object",
         f"{_BACKENDS}:Secret",
