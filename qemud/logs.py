@@ -23,7 +23,10 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _JOURNAL_PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
@@ -33,6 +36,7 @@ class _Configuration:
 
     stream: TextIO | None = None
     configured = False
+    prefix: Callable[[], str] | None = None
 
 
 items: set[str] = set()
@@ -65,10 +69,16 @@ def program_name() -> str:
     return os.path.basename(sys.argv[0]) or "qemud"
 
 
+def set_prefix(prefix: Callable[[], str]) -> None:
+    """Put what `prefix` returns before every message of `report` (`-msg`)."""
+    _Configuration.prefix = prefix
+
+
 def report(text: str) -> None:
     """Write one message for whoever started the program, in QEMU's form. Nobody may be there to read it any more."""
+    prefix = _Configuration.prefix
     with suppress(OSError):
-        sys.stderr.write(f"{sys.argv[0]}: {text}\n")
+        sys.stderr.write(f"{prefix() if prefix else ''}{sys.argv[0]}: {text}\n")
         sys.stderr.flush()
 
 
@@ -83,13 +93,23 @@ def tell(text: str) -> None:
 
 
 def log_to(path: str) -> None:
-    """Write records to a file from now on. Raises GenericError."""
+    """Write records to a file from now on. Raises GenericError.
+
+    A FIFO must have a reader, which is not waited for, neither now nor when it does not read.
+    """
     from qemud.qapi.runtime.errors import GenericError
 
     try:
-        _Configuration.stream = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  stays open
+        stream = open(path, "a", encoding="utf-8", buffering=1, opener=_open_unblocking)  # noqa: SIM115  stays open
     except OSError as error:
         raise GenericError(f"Error opening logfile {path}: {error.strerror}") from None
+    except ValueError as error:  # a zero byte
+        raise GenericError(f"Error opening logfile {path!r}: {error}") from None
+    _Configuration.stream = stream
+
+
+def _open_unblocking(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
 
 
 def log_stream() -> TextIO:
@@ -137,7 +157,7 @@ def _configure(structlog: Any) -> None:
         tail = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(
         processors=[*shared, *tail],
-        logger_factory=lambda *_: _LineLogger(stream),
+        logger_factory=lambda *_: _LineLogger(),
         cache_logger_on_first_use=True,
     )
 
@@ -145,14 +165,12 @@ def _configure(structlog: Any) -> None:
 class _LineLogger:
     """The end of structlog's chain. A full disk, or a reader that has gone, is no failure of whoever logs."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
     def msg(self, line: str) -> None:
-        """Write a record."""
+        """Write a record to where records go now."""
+        stream = log_stream()
         with suppress(OSError):
-            self._stream.write(line + "\n")
-            self._stream.flush()
+            stream.write(line + "\n")
+            stream.flush()
 
     debug = info = warning = error = critical = exception = msg
 

@@ -72,6 +72,40 @@ def _opts(struct: str, implied: str | None = None) -> Callable[[str, Warn], Any]
     return read
 
 
+def _json_or_keyval(struct: str, implied: str) -> Callable[[str, Warn], Any]:
+    """A reader of JSON, or of the newer `key=value` syntax, into a struct of the schema."""
+
+    def read(text: str, _warn: Warn) -> Any:
+        from qemud.monitor.qmp.framing import parse_option
+        from qemud.qapi.runtime.check import parse_type
+        from qemud.qapi.runtime.keyval import parse_keyval, parse_keyval_type
+
+        if text.startswith("{"):
+            return parse_type(struct, parse_option(text))
+        return parse_keyval_type(struct, parse_keyval(text, implied))
+
+    return read
+
+
+def _boot(text: str, _warn: Warn) -> Any:
+    from qemud.qapi.runtime.keyval import parse_keyval, parse_keyval_type
+
+    try:
+        return parse_keyval_type("BootConfiguration", parse_keyval(text, "order"), "boot")
+    except QmpError as error:
+        # It is a property of the machine, and what is wrong is said of that, as QEMU does.
+        raise UsageError(str(error)) from None
+
+
+def _overcommit(text: str, warn: Warn) -> Any:
+    from qemud._generated.types.options import MemLock
+
+    values = qemuopts.parse(text, warn=warn)
+    if values.get("mem-lock", "off") not in {mode.value for mode in MemLock}:
+        raise GenericError("parameter 'mem-lock' expects one of 'on', 'off', 'on-fault'")
+    return _opts("OvercommitOptions")(text, lambda _warning: None)
+
+
 def _display(text: str, _warn: Warn) -> Any:
     from qemud.qapi.runtime.keyval import parse_keyval, parse_keyval_type
 
@@ -197,6 +231,11 @@ OPTIONS: dict[str, Option] = {
     "no-reboot": FLAG,
     "no-shutdown": FLAG,
     "action": Option(_opts("ActionOptions")),
+    "boot": Option(_boot),
+    "rtc": Option(_opts("RtcOptions", "base")),
+    "audiodev": Option(_json_or_keyval("Audiodev", "driver"), many=True),
+    "overcommit": Option(_overcommit),
+    "msg": Option(_opts("MessageOptions")),
     "pidfile": TEXT,
     "daemonize": FLAG,
     "global": Option(_global, many=True),

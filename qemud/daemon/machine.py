@@ -8,6 +8,7 @@ Source of the texts: QEMU 10.0, system/vl.c.
 
 from __future__ import annotations
 
+import mmap
 from typing import TYPE_CHECKING, Any, cast
 
 from qemud.daemon.cmdline import UsageError, at
@@ -57,6 +58,8 @@ def machine_options(line: CommandLine) -> MachineOptions:
         if getattr(options, name) is not None and options.kernel is None:
             raise UsageError(f"-{name} only allowed with -kernel option")
     _check_memory(options)
+    if options.usb:
+        raise UsageError(f"machine '{kind}' has no USB controller: usb=on was given, usb=off was expected")
     choose_accelerator(line, options.accel)
     return cast("MachineOptions", options)
 
@@ -138,6 +141,7 @@ async def build_machine(
 ) -> None:
     """Make the board, with its processors, and bring it up. Raises UsageError or GenericError."""
     from qemud._generated.types.machine import SMPConfiguration
+    from qemud.daemon.host import name_threads, rtc_offset
     from qemud.hw.boards import find_board, make_machine
     from qemud.machine.smp import smp_topology
     from qemud.qom.device import reset_tree
@@ -161,7 +165,11 @@ async def build_machine(
         await _make_processors(services, topology.cpus)
     services.tree.set_machine(machine)
     services.board = machine
+    vm.rtc_offset = rtc_offset(line.rtc)
     await vm.mailboxes.call(machine.bring_up, vm)
+    if not chosen.dump_guest_core and machine.ram is not None:
+        machine.ram.mapping.madvise(mmap.MADV_DONTDUMP)
+    name_threads(line, {vm.executor.thread_id: "CPU 0/TCG" if vm.vcpus else "machine"})
     vm.reset_devices = lambda: reset_tree(machine)
     for path, target in machine.legacy_paths().items():
         services.tree.add_alias(path, target)

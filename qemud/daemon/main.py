@@ -115,6 +115,10 @@ def _serve(line: CommandLine, target: str) -> int:
     if line.daemonize:
         daemonizer.fork()  # before signals are blocked: the process that waits still ends by them
     signals.block()
+    if line.msg or line.name or line.overcommit:
+        from qemud.daemon.host import prepare
+
+        prepare(line)
     import uvloop
 
     from qemud.daemon.startup import serve

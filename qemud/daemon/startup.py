@@ -221,12 +221,13 @@ class Daemon:
     # Its parts.
 
     async def _add_object(self, text: str) -> None:
+        from qemud.monitor.qmp.framing import parse_option
         from qemud.qapi.runtime.check import parse_type
         from qemud.qom.userobjects import add_object, options_from_text
 
         with at("object", text):
             if text.startswith("{"):
-                options = parse_type("ObjectOptions", _json_object(text))
+                options = parse_type("ObjectOptions", parse_option(text))
             else:
                 options = options_from_text(text, report)
         try:
@@ -235,6 +236,7 @@ class Daemon:
             raise UsageError(str(error)) from None
 
     async def _add_device(self, text: str, tree: Tree, vm: VirtualMachine) -> None:
+        from qemud.monitor.qmp.framing import parse_option
         from qemud.qapi.runtime.keyval import parse_keyval_type
         from qemud.qapi.runtime.qemuopts import parse
         from qemud.qom.creation import DeviceMaker
@@ -242,7 +244,7 @@ class Daemon:
         maker = DeviceMaker(tree, vm.mailboxes.call, self.events.emit)
         with at("device", text):
             if text.startswith("{"):
-                await maker.add(_json_object(text), hotplug=False)
+                await maker.add(parse_option(text), hotplug=False)
             else:
                 values = parse(text, implied="driver", warn=report)
                 await maker.add(dict(values), hotplug=False, parse=parse_keyval_type)
@@ -376,16 +378,3 @@ def _take_descriptor(name: str) -> int:
     from qemud.monitor.descriptors import take_named
 
     return take_named(name)
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    """An option's argument in JSON. Raises GenericError with QEMU's text."""
-    from qemud.monitor.qmp.framing import parse_document
-    from qemud.monitor.qmp.values import JsonError
-
-    try:
-        value = parse_document(text.encode())
-    except JsonError as error:
-        raise GenericError(str(error)) from None
-    assert isinstance(value, dict)  # it begins with a brace
-    return value

@@ -102,6 +102,8 @@ class VirtualMachine:
         self.end = end
         self.clock = VirtualClock()
         self.host_clock = HostClock()
+        self.rtc_offset = 0
+        """What the machine's time of day is ahead of the host's when it is made, ns."""
         self.memory = AddressSpace()
         self.vcpus: list[Vcpu] = []
         self.actions = Actions()

@@ -57,6 +57,7 @@ class GoldfishRtc(SysBusDevice, type_name="goldfish_rtc", state=GoldfishRtcState
         """Claim the registers and a timer of the wall clock."""
         # The alarm goes off in the guest's own time: not while it is stopped, but when it goes on.
         clock = self.machine.clock
+        self.state.tick_offset = self.machine.rtc_offset & _MASK64
         self._moment = moment = clock.timer(self._on_alarm)
         self._timer = self.machine.host_clock.timer(lambda: moment.arm(clock.now()))
         self.mmio.clear()

@@ -27,6 +27,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from qemud.monitor.qmp.values import LATER, NEED_DATA, JsonError, JsonValue, Limits, Pending, integer
+from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,3 +180,13 @@ def parse_document(data: bytes) -> JsonValue:
     if len(items) > 1:
         raise JsonError("Expecting at most one JSON value")
     return items[0]
+
+
+def parse_option(text: str) -> dict[str, Any]:
+    """An option's argument in JSON; `text` begins with a brace.  Raises GenericError with QEMU's text."""
+    try:
+        value = parse_document(text.encode())
+    except JsonError as error:
+        raise GenericError(str(error)) from None
+    assert isinstance(value, dict)
+    return value
