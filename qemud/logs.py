@@ -105,7 +105,14 @@ def log_to(path: str) -> None:
         raise GenericError(f"Error opening logfile {path}: {error.strerror}") from None
     except ValueError as error:  # a zero byte
         raise GenericError(f"Error opening logfile {path!r}: {error}") from None
-    _Configuration.stream = stream
+    before, _Configuration.stream = _Configuration.stream, stream
+    if before is not None:
+        import faulthandler
+
+        if faulthandler.is_enabled():  # it writes to a number, which closing sets free
+            faulthandler.enable(stream)
+        with suppress(OSError):
+            before.close()
 
 
 def _open_unblocking(path: str, flags: int) -> int:

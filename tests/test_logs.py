@@ -10,6 +10,11 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
+from qemud.logs import log_to
+from qemud.qapi.runtime.errors import GenericError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -62,6 +67,30 @@ def test_a_file_takes_the_place_of_standard_error(tmp_path: Path):
     path = tmp_path / "log"
     assert say(str(path), JOURNAL_STREAM="8:1") == ""
     assert json.loads(path.read_text().splitlines()[0])["room"] == "plic"
+
+
+def test_another_file_takes_its_place_at_once(tmp_path: Path):
+    """Not only for what has not logged yet; and a disk that is full in between fails nobody."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    script = """
+import sys
+from qemud.logs import Logger, log_to
+log = Logger("monitor")
+for path in sys.argv[1:]:
+    log_to(path)
+    log.warning(path)
+"""
+    paths = [str(first), "/dev/full", str(second)]
+    subprocess.run([sys.executable, "-Werror", "-c", script, *paths], check=True, stderr=subprocess.PIPE)
+    assert [json.loads(path.read_text())["event"] for path in (first, second)] == [str(first), str(second)]
+
+
+@pytest.mark.parametrize("bad", ["missing/log", "zero\0byte", "fifo"])
+def test_what_cannot_be_a_log_file_is_refused(tmp_path: Path, bad: str):
+    """Nobody reads from the FIFO, and nobody waits for a reader."""
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(GenericError, match="^Error opening logfile "):
+        log_to(str(tmp_path / bad))
 
 
 def test_people_get_colour_unless_they_do_not_want_it():
