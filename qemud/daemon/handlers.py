@@ -14,6 +14,7 @@ HANDLERS: dict[str, str] = {
     "hmp": "qemud.monitor.hmp.commands:HmpHandlers",
     "inspection": "qemud.hw.inspection:InspectionHandlers",
     "introspect": "qemud.monitor.commands:IntrospectHandlers",
+    "inventory": "qemud.hw.inventory:InventoryHandlers",
     "iothread": "qemud.machine.iothread:IothreadHandlers",
     "job": "qemud.block.commands:JobHandlers",
     "machine": "qemud.hw.commands:MachineHandlers",

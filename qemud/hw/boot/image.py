@@ -84,6 +84,11 @@ class BootPlan:
     def __init__(self) -> None:
         self._parts: list[Part] = []  # by address
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts, by address."""
+        return tuple(self._parts)
+
     def add(self, parts: Iterable[Part]) -> None:
         """Add parts; two that overlap are refused with both names."""
         for part in parts:

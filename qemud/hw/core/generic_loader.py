@@ -47,16 +47,16 @@ class GenericLoader(Device, type_name="loader", options=LoaderOptions, user_crea
         except GenericError:
             plan.close()
             raise
-        self._plan = plan
+        self.plan = plan
         self._entry = entry
 
     def unrealize(self) -> None:
         """Forget the file."""
-        self._plan.close()
+        self.plan.close()
 
     def reset_exit(self) -> None:
         """Put everything in its place, now that all other devices are reset."""
-        self._plan.write(self.machine.memory)
+        self.plan.write(self.machine.memory)
         options = self.options
         if options.cpu_num != _NO_CPU and not options.data_len:
             self.machine.vcpus[options.cpu_num].pc = self._entry

@@ -61,6 +61,8 @@ class SifivePlic(
         self.init_irq(len(self.contexts))
         self._outputs: list[int] = []
         self._words = _words(self.options)
+        self.counts: dict[int, int] = {}
+        """How many requests each source has made since the machine was built; for people who debug, not for the guest."""
 
     def initial_state(self) -> SifivePlicState:
         """Nothing enabled, nothing pending."""
@@ -220,6 +222,7 @@ class SifivePlic(
         if not state.level[word] & bit or (state.pending[word] | state.claimed[word]) & bit:
             return False
         state.pending[word] |= bit
+        self.counts[source] = self.counts.get(source, 0) + 1
         return True
 
     def _best(self, context: int) -> tuple[int, int]:
