@@ -89,7 +89,7 @@ for path in sys.argv[1:]:
 def test_what_cannot_be_a_log_file_is_refused(tmp_path: Path, bad: str):
     """Nobody reads from the FIFO, and nobody waits for a reader."""
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(GenericError, match="^Error opening logfile "):
+    with pytest.raises(GenericError, match=r"^Error opening logfile "):
         log_to(str(tmp_path / bad))
 
 
