@@ -233,7 +233,7 @@ def test_a_running_machine_is_neither_saved_nor_loaded(tmp_path: Path) -> None:
         (("-machine", "none"), "the saved machine is a virt-10.0-machine, this one is a none-machine"),
         (
             (*DEMO, "-m", "64"),
-            "saved memory 'riscv_virt_board.ram' has 0x2000000 bytes at 0x80000000, here it has 0x2500000 at 0x80000000",
+            "saved memory 'riscv_virt_board.ram' has 0x2000000 bytes at 0x80000000, here it has 0x4000000 at 0x80000000",
         ),
         (
             (*DEMO, "-machine", "virt,aclint=on"),
