@@ -11,7 +11,7 @@ import pytest
 from qemud.demo import DEMO_GUEST
 from tests.guests import STRESS_HASH, linux
 from tests.programs import QmpError
-from tests.system.linux import board, kernel, run, shell
+from tests.system.linux import OPENSBI, board, kernel, run, shell
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,3 +88,33 @@ def test_a_device_tree_of_ones_own(daemon: Starter, tmp_path: Path) -> None:
     shell(program)
     assert run(program, "cat /proc/device-tree/model; echo") == ["riscv-virtio,mine\0"]
     assert run(program, "cat /proc/cmdline") == ["console=ttyS0 quiet"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-machine", "virt,aclint=on", "-cpu", "max", "-bios", str(OPENSBI / "fw_dynamic.bin")),
+        ("-object", "memory-backend-memfd,id=ram,size=128M", "-machine", "virt,memory-backend=ram"),
+        ("-m", "6G"),
+    ],
+    ids=["aclint", "memory-backend", "6G"],
+)
+def test_other_boards(daemon: Starter, options: tuple[str, ...]) -> None:
+    guest = linux()
+    program = daemon(
+        "-display",
+        "none",
+        *options,
+        "-kernel",
+        str(guest.kernel),
+        "-initrd",
+        str(guest.initrd),
+        "-append",
+        "console=ttyS0 quiet",
+        serial=True,
+    )
+    shell(program)
+    [total] = run(program, "grep MemTotal /proc/meminfo")
+    expected = 6 << 20 if "6G" in options else 128 << 10
+    assert expected * 0.45 < int(total.split()[1]) < expected
+    assert run(program, "stress 1")[0] == f"STRESS 1 {STRESS_HASH}"
