@@ -115,6 +115,10 @@ async def _chardev_kinds(shell: Shell) -> list[str]:
     return [each["name"] for each in await shell.qmp("query-chardev-backends")]
 
 
+async def _trace_events(shell: Shell) -> list[str]:
+    return [each["name"] for each in await shell.qmp("trace-event-get-state", {"name": "*"})]
+
+
 _FINDERS: dict[str, Callable[[Shell], Awaitable[list[str]]]] = {
     "chardev-add": _chardev_kinds,
     "chardev-change": _chardevs,
@@ -126,5 +130,7 @@ _FINDERS: dict[str, Callable[[Shell], Awaitable[list[str]]]] = {
     "object_del": _objects,
     "ringbuf_read": _ring_buffers,
     "ringbuf_write": _ring_buffers,
+    "trace-event": _trace_events,
+    "trace-events": _trace_events,
 }
 """What the first argument of a command can be."""

@@ -176,6 +176,17 @@ async def history(shell: Shell, _arguments: dict[str, Any]) -> None:
         shell.print(f"{number}: '{line}'\n")
 
 
+async def trace_events(shell: Shell, arguments: dict[str, Any]) -> None:
+    """`info trace-events`."""
+    try:
+        found = await shell.qmp("trace-event-get-state", {"name": arguments.get("name", "*")})
+    except GenericError as error:
+        shell.print(f"{error}\n")
+        return
+    for event in found:
+        shell.print(f"{event['name']} : state {int(event['state'] == 'enabled')}\n")
+
+
 # -- trees ---------------------------------------------------------------------------------------------------------------
 
 

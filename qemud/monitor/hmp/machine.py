@@ -81,3 +81,12 @@ async def logfile(shell: Shell, arguments: dict[str, Any]) -> None:
         await shell.qmp("x-set-log", {"filename": arguments["filename"]})
     except GenericError as error:
         shell.print(f"{error}\n")
+
+
+async def trace_event(shell: Shell, arguments: dict[str, Any]) -> None:
+    """`trace-event`."""
+    wanted = {"name": arguments["name"], "enable": arguments["option"], "ignore-unavailable": True}
+    try:
+        await shell.qmp("trace-event-set-state", wanted)
+    except GenericError as error:
+        shell.print(f"{error}\n")

@@ -47,6 +47,7 @@ INFO = _rows(
     Command("qtree", "brief:-b", "[-b]", "info:qtree"),
     Command("registers", "cpustate_all:-a,vcpu:i?", "[-a|vcpu]", "info:registers"),
     Command("status", "", "", "info:status"),
+    Command("trace-events", "name:s?", "[name]", "info:trace_events"),
     Command("uuid", "", "", "info:uuid"),
     Command("version", "", "", "info:version"),
 )
@@ -82,6 +83,7 @@ COMMANDS = _rows(
     Command("sum", "start:i,size:i", "addr size", "memory:sum_"),
     Command("system_powerdown", "", "", "machine:system_powerdown"),
     Command("system_reset", "", "", "machine:system_reset"),
+    Command("trace-event", "name:s,option:b", "name on|off", "machine:trace_event"),
     Command("x", "fmt:/,addr:l", "/fmt addr", "memory:dump_virtual"),
     Command("xp", "fmt:/,addr:l", "/fmt addr", "memory:dump_physical"),
 )
