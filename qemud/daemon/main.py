@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 from qemud import __version__
 from qemud.daemon import signals
 from qemud.daemon.cmdline import UsageError, at, parse
-from qemud.daemon.process import Daemonizer, open_standard_streams
+from qemud.daemon.process import Daemonizer, end_anyway, open_standard_streams
 from qemud.logs import Logger, items, log_stream, log_to, program_name, report, tell
 from qemud.qapi.runtime.errors import QmpError
 
 if TYPE_CHECKING:
     from qemud._generated.types.options import CommandLine
 
-COMMANDS = {"demo": "qemud.demo.run:main"}
+COMMANDS = {"demo": "qemud.demo.run:main", "double": "qemud.double.run:main"}
 """Words that may stand in the first place instead of options, and who serves them."""
 
 DEFAULT_TARGET = "riscv64"
@@ -125,4 +125,13 @@ def _serve(line: CommandLine, target: str) -> int:
 
     # The engine is native code: should it die, its last words are where it was.
     faulthandler.enable(log_stream())
-    return uvloop.run(serve(line, target, daemonizer), debug=bool(os.environ.get("QEMUD_DEBUG")))
+
+    async def serve_to_the_end() -> int:
+        status = 1
+        try:
+            status = await serve(line, target, daemonizer)
+        finally:
+            end_anyway(status)
+        return status
+
+    return uvloop.run(serve_to_the_end(), debug=bool(os.environ.get("QEMUD_DEBUG")))

@@ -16,11 +16,15 @@ import os
 import stat
 import struct
 import sys
+import threading
 from contextlib import suppress
 
 from qemud.qapi.runtime.errors import GenericError
 
 _READY = b"\0"
+
+END_TIMEOUT = 2.0
+"""Seconds from the end of everything that was built to the end of the process."""
 
 
 def open_standard_streams() -> None:
@@ -35,6 +39,16 @@ def open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor, which is this one
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115  stays open
+
+
+def end_anyway(status: int) -> None:
+    """Everything is undone: end within `END_TIMEOUT`, whatever threads are still caught in.
+
+    The interpreter waits for the threads of pools, and one that writes into a pipe whose reader does not read never ends.
+    """
+    timer = threading.Timer(END_TIMEOUT, os._exit, (status,))
+    timer.daemon = True
+    timer.start()
 
 
 class Daemonizer:

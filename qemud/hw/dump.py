@@ -105,8 +105,12 @@ class _File:
         self._path = path
         self._new = not (names_fdset(path) or os.path.lexists(path))
         self._size = 0
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        if not names_fdset(path):
+            flags |= os.O_NONBLOCK  # or a FIFO that nobody reads would be waited for without end
         try:
-            self._fd = open_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            self._fd = open_file(path, flags)
+            os.set_blocking(self._fd, True)
         except FdsetError as error:
             raise GenericError(f"Could not open '{path}': {error.strerror}: {error.reason}") from None
         except OSError as error:

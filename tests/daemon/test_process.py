@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.programs import LIMIT, QEMUD, QmpClient
+from tests.programs import LIMIT, QEMUD, QmpClient, QmpError
 
 if TYPE_CHECKING:
     from tests.conftest import Starter
@@ -63,6 +64,23 @@ def test_a_signal_ends_what_waits_for_a_kernel(daemon: Starter, tmp_path: Path):
     finally:
         os.close(writer)
     assert not pid_file.exists()
+
+
+def test_a_signal_ends_what_nobody_reads(daemon: Starter, tmp_path: Path):
+    """Dumps into FIFOs: without a reader it is refused, with one that does not read a pool thread is caught in write(2)."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    program = daemon("-machine", "virt", "-S", "-serial", "null")
+    dump = {"val": 0x8000_0000, "size": 1 << 20, "filename": str(fifo)}
+    with pytest.raises(QmpError, match="No such device or address"):
+        program.qmp.command("pmemsave", dump)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        program.qmp.send(json.dumps({"execute": "pmemsave", "arguments": dump}).encode())
+        assert select.select([reader], [], [], LIMIT)[0]
+        assert program.terminate() == 0
+    finally:
+        os.close(reader)
 
 
 def test_a_signal_ends_it_even_where_a_shutdown_would_pause(daemon: Starter):
