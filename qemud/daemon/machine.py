@@ -8,7 +8,6 @@ Source of the texts: QEMU 10.0, system/vl.c.
 
 from __future__ import annotations
 
-import mmap
 from typing import TYPE_CHECKING, Any, cast
 
 from qemud.daemon.cmdline import UsageError, at
@@ -168,6 +167,8 @@ async def build_machine(
     vm.rtc_offset = rtc_offset(line.rtc)
     await vm.mailboxes.call(machine.bring_up, vm)
     if not chosen.dump_guest_core and machine.ram is not None:
+        import mmap
+
         machine.ram.mapping.madvise(mmap.MADV_DONTDUMP)
     name_threads(line, {vm.executor.thread_id: "CPU 0/TCG" if vm.vcpus else "machine"})
     vm.reset_devices = lambda: reset_tree(machine)
