@@ -27,6 +27,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qemud.logs import Logger
+from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +40,7 @@ SLICE_NS = 2_000_000
 log = Logger("machine")
 
 
-class Closed(RuntimeError):
+class Closed(GenericError):
     """The machine thread has ended: nothing can be asked of it any more."""
 
 

@@ -29,8 +29,9 @@ from qemud._generated.types.run_state import (
     ShutdownAction,
     ShutdownCause,
 )
-from qemud.logs import trace, traced
+from qemud.logs import Logger, trace, traced
 from qemud.machine.clock import HostClock, VirtualClock
+from qemud.machine.mailbox import Closed
 from qemud.machine.memory import AddressSpace
 from qemud.qapi.runtime.errors import GenericError
 
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from qemud.machine.mailbox import Mailboxes
     from qemud.machine.vcpu import Vcpu
     from qemud.qapi.runtime.events import EmitFunction
+
+log = Logger("machine")
 
 NEEDS_RESET = frozenset({RunState.INTERNAL_ERROR, RunState.SHUTDOWN})
 """States that only a reset leads out of."""
@@ -156,7 +159,12 @@ class VirtualMachine:
             await self.shutdown(cause)
             return
         async with self.transitions:
-            await self.mailboxes.call(self._reset_in_machine)
+            try:
+                await self.mailboxes.call(self._reset_in_machine)
+            except GenericError:
+                # A kernel's file is not what it was: some of the machine is reset, some is not.
+                await self._stop(RunState.INTERNAL_ERROR)
+                raise
             events.reset(self.emit, guest=cause in GUEST_CAUSES, reason=cause)
             if self.running:
                 await self.mailboxes.call(self._resume_in_machine)
@@ -238,9 +246,18 @@ class VirtualMachine:
             self._begin(transition, *args)
 
     def _begin(self, transition: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
-        task = asyncio.get_running_loop().create_task(transition(*args))
+        task = asyncio.get_running_loop().create_task(self._carry_out(transition, *args))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _carry_out(self, transition: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
+        """A transition that nobody waits for, so that what goes wrong has to be told here."""
+        try:
+            await transition(*args)
+        except Closed:
+            pass  # the process ends, and what was asked for with it
+        except GenericError as error:
+            log.error("the machine cannot go on", reason=str(error))  # noqa: TRY400 - the text says it all
 
     async def _stop(self, state: RunState) -> None:
         if self.running:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from qemud.demo import DEMO_GUEST
+from tests.programs import QmpError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.conftest import Starter
     from tests.programs import Program
 
@@ -85,3 +89,48 @@ def settled(program: Program, state: str) -> str:
     assert status["running"] is (status["status"] == "running") is (state == "running"), (status, state)
     assert status["running"] or status["status"] in STOPPED
     return state
+
+
+def test_a_kernel_that_is_not_there_any_more(daemon: Starter, tmp_path: Path) -> None:
+    """A reset loads the kernel again: when its file has become shorter, that is told, and a good one repairs it."""
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(DEMO_GUEST.read_bytes())
+    program = daemon(*BOARD[:-1], str(kernel), serial=True)
+    program.serial.expect("demo> ")
+    os.truncate(kernel, 4096)
+    with pytest.raises(QmpError) as refusal:
+        program.qmp.command("system_reset")
+    size = DEMO_GUEST.stat().st_size
+    told = f"could not load '{kernel}' again: {kernel} has become shorter: 4096 bytes, expected {size}"
+    assert str(refusal.value) == told
+    program.qmp.event("STOP")
+    assert program.qmp.command("query-status") == {"running": False, "status": "internal-error"}
+    with pytest.raises(QmpError, match="Resetting the Virtual Machine is required"):
+        program.qmp.command("cont")
+    kernel.write_bytes(DEMO_GUEST.read_bytes())
+    program.qmp.command("system_reset")
+    program.qmp.command("cont")
+    program.serial.expect("Try help.")
+    program.serial.expect("demo> ")
+    os.truncate(kernel, 4096)
+    program.serial.send(b"reboot\r")
+    program.qmp.event("STOP")
+    assert program.qmp.command("query-status") == {"running": False, "status": "internal-error"}
+    assert json.dumps(told)[1:-1] in program.stderr
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_end_in_a_storm(daemon: Starter, seed: int) -> None:
+    """The guest, a client and a signal end the program in any order, and in any state: it ends."""
+    chance = random.Random(seed)
+    program = daemon(*BOARD, serial=True)
+    for _ in range(chance.randrange(1, 30)):
+        if chance.random() < 0.3:
+            program.serial.send(chance.choice(TYPED))
+        name, arguments = chance.choice(COMMANDS)
+        program.qmp.send(json.dumps({"execute": name, "arguments": arguments}).encode())
+    if chance.random() < 0.5:
+        program.qmp.send(b'{"execute":"quit"}')
+    else:
+        program.process.terminate()
+    assert program.wait() == 0
