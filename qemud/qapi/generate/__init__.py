@@ -12,6 +12,7 @@
     json_schema.py  json-schema-TARGET.json: JSON Schema 2020-12 of arguments, results and events
     client.py       client/: typed methods, events and types for `qemud.client`
     docs.py         reference pages in Markdown
+    catalogue.py    the same by what users name: devices and options
     writer.py       headers, and files rewritten only when they change
 
 All output is deterministic: the same schema gives the same bytes.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qemud.qapi.generate import (
+    catalogue,
     client,
     commands,
     docs,
@@ -65,7 +66,10 @@ def build(schema: Schema, out: Path) -> list[Path]:
 def build_docs(schema: Schema, out: Path) -> list[Path]:
     """Write the reference pages for `schema` into the directory `out`; returns the files that changed."""
     output = Output(out, Path(schema.modules[0].path).absolute().parent)
-    docs.generate(schema, output)
+    own = catalogue.COMMAND_LINE in schema.entities
+    docs.generate(schema, output, catalogue.PAGES if own else None)
+    if own:
+        catalogue.generate(schema, output)
     output.finish()
     return output.changed
 
