@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 from qemud._generated.types.qom import IothreadProperties
 from qemud.machine.iothread import IoThread, PollingSelector
 from qemud.qapi.runtime.errors import GenericError
+
+if TYPE_CHECKING:
+    from tests.conftest import Starter
 
 
 def with_thread(test: Any, **properties: int) -> None:
@@ -198,3 +201,17 @@ def test_a_selector_that_polls_sees_what_comes_and_when_time_is_over() -> None:
         assert [key.fd for key, _ in selector.select(None)] == [reader]
     os.close(reader)
     os.close(writer)
+
+
+def test_threads_and_pools_do_not_keep_the_process(daemon: Starter) -> None:
+    program = daemon(
+        *("-machine", "none", "-nodefaults", "-S", "-display", "none", "-monitor", "none"),
+        *("-object", "iothread,id=a,thread-pool-min=4", "-object", '{"qom-type":"iothread","id":"b"}'),
+    )
+    found = {each["id"]: each["thread-id"] for each in program.qmp.command("query-iothreads")}
+    assert set(found) == {"a", "b"}
+    for thread in found.values():
+        assert os.path.isdir(f"/proc/{program.process.pid}/task/{thread}")
+    program.qmp.command("object-del", id="b")
+    program.qmp.command("quit")
+    assert program.wait() == 0

@@ -102,14 +102,27 @@ def test_what_is_loaded(daemon: Starter, tmp_path: Path) -> None:
     assert any(line.endswith('name="fdt"') for line in lines)
 
 
-def test_interrupts_are_counted(daemon: Starter) -> None:
+def test_interrupts_are_counted(daemon: Starter, tmp_path: Path) -> None:
     """The serial port's transmitter is empty, so enabling its interrupt makes one request."""
-    program = daemon(*BOARD, "-serial", "null")
+    code = (
+        0x100002B7,  #     lui  t0, 0x10000    the serial port
+        0x00200313,  #     li   t1, 2          an empty transmitter interrupts
+        0x006280A3,  #     sb   t1, 1(t0)
+        0x0000006F,  # 1:  j    1b
+    )
+    (tmp_path / "kernel").write_bytes(b"".join(word.to_bytes(4, "little") for word in code))
+    program = daemon(*BOARD, "-serial", "null", "-bios", "none", "-kernel", str(tmp_path / "kernel"))
     assert text(program, "x-query-irq") == "IRQ statistics for riscv.sifive.plic:\n"
     state = text(program, "x-query-interrupt-controllers")
     assert state.startswith("riscv.sifive.plic: /machine/plic\n")
     assert "context 1 (hart 0, S-mode): threshold 0, enabled: none" in state
     assert state.endswith("  level: none\n  pending: none\n  claimed: none\n")
+    program.qmp.command("cont")
+    while text(program, "x-query-irq") == "IRQ statistics for riscv.sifive.plic:\n":
+        os.sched_yield()
+    assert text(program, "x-query-irq") == "IRQ statistics for riscv.sifive.plic:\n10: 1\n"
+    state = text(program, "x-query-interrupt-controllers")
+    assert state.endswith("  level: 10\n  pending: 10\n  claimed: none\n")
 
 
 def test_a_machine_without_devices_has_empty_tables(daemon: Starter) -> None:
