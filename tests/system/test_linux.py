@@ -90,6 +90,18 @@ def test_a_device_tree_of_ones_own(daemon: Starter, tmp_path: Path) -> None:
     assert run(program, "cat /proc/cmdline") == ["console=ttyS0 quiet"]
 
 
+def test_without_the_c_extension(daemon: Starter) -> None:
+    """A host that has no compiler boots the same kernel, with the engine's callbacks in Python."""
+    program = daemon(*kernel("-S"), serial=True, environment={"QEMUD_TWIN": "1"})
+    program.qmp.command("cont")
+    shell(program)
+    assert run(program, "stress 1")[0] == f"STRESS 1 {STRESS_HASH}"
+    for _ in range(50):
+        program.qmp.command("stop")
+        program.qmp.command("cont")
+    assert run(program, "stress 1")[0] == f"STRESS 1 {STRESS_HASH}"
+
+
 @pytest.mark.parametrize(
     "options",
     [

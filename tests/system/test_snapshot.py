@@ -12,6 +12,7 @@ from qemud.demo import DEMO_GUEST
 from qemud.qapi.runtime.errors import QmpError
 from tests.guests import STRESS_HASH
 from tests.programs import LIMIT
+from tests.programs import QmpError as CommandError
 from tests.system.embed import Embedded
 from tests.system.linux import kernel, run, shell
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.system
 
 DEMO = ("-machine", "virt", "-m", "32", "-display", "none", "-kernel", str(DEMO_GUEST))
+HARMONIC = 'BEGIN { print "begin"; for (i = 1; i < 300000; i++) s += 1 / i; printf "%.17g\\n", s }'
 SUM = "sum: 0x924c6b6d1e8f0155, {0} of {0} right"
 
 
@@ -71,6 +73,15 @@ def test_a_linux_boot_goes_on_in_other_processes(tmp_path: Path) -> None:
             program.qmp.command("cont")
         shell(program)
         assert run(program, "stress 2")[:2] == [f"STRESS {i} {STRESS_HASH}" for i in (1, 2)]
+
+        # Floating-point registers and a sleeping process move, too.
+        program.serial.send(b"sleep 1 & awk '" + HARMONIC.encode() + b"'; wait\r")
+        program.serial.expect("begin\r\n")
+        program.qmp.command("stop")
+        program, _ = move(program, kernel(), tmp_path / "machine")
+        program.qmp.command("cont")
+        program.serial.expect(f"{sum(1 / i for i in range(1, 300000)):.17g}\r\n")
+        shell(program)
         assert run(program, "dmesg | grep -c -e 'Oops' -e 'BUG:' -e 'WARNING:' -e stall") == ["0"]
         program.serial.send(b"poweroff -f\r")
         assert program.qmp.event("SHUTDOWN")["data"] == {"guest": True, "reason": "guest-shutdown"}
@@ -222,6 +233,28 @@ def test_a_running_machine_is_neither_saved_nor_loaded(tmp_path: Path) -> None:
         program.qmp.command("cont")
         with pytest.raises(QmpError, match=r"^the machine runs"):
             program.load(tmp_path / "machine")
+        program.serial.expect("demo> ")
+    finally:
+        program.close()
+
+
+def test_what_a_machine_was_doing_is_saved_as_well(tmp_path: Path) -> None:
+    program = Embedded(*DEMO, "-no-shutdown", serial=True)
+    try:
+        program.serial.expect("demo> ")
+        program.serial.send(b"poweroff\r")
+        program.qmp.event("STOP")
+        program.save(tmp_path / "machine")
+    finally:
+        program.close()
+    program = Embedded(*DEMO, "-S", serial=True)
+    try:
+        program.load(tmp_path / "machine")
+        assert program.qmp.command("query-status") == {"running": False, "status": "shutdown"}
+        with pytest.raises(CommandError, match="Resetting the Virtual Machine is required"):
+            program.qmp.command("cont")
+        program.qmp.command("system_reset")
+        program.qmp.command("cont")
         program.serial.expect("demo> ")
     finally:
         program.close()
