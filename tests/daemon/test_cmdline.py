@@ -81,10 +81,6 @@ def test_values_have_the_schemas_types():
             "-mon chardev=c,mode=control,pretty=maybe: Parameter 'pretty' expects 'on' or 'off'",
         ),
         (["-display", "nope"], "-display nope: Parameter 'type' does not accept value 'nope'"),
-        (
-            ["-monitor", "stdio"],
-            "-monitor stdio: the human monitor does not exist yet: 'stdio' was given, 'none' was expected",
-        ),
     ],
 )
 def test_what_is_wrong_is_said_in_one_message(words, text):
