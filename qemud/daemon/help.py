@@ -27,6 +27,7 @@ def help_text(program: str) -> str:
         f"qemud {__version__}: a machine emulator that is driven by QMP",
         f"usage: {program} [options]",
         "       qemud demo",
+        "       qemud double -qmp ADDRESS [--scenario FILE]",
         "",
     ]
     for row in STRUCTS["CommandLine"]:
