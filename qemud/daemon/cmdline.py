@@ -161,7 +161,10 @@ def _add_fd(text: str, warn: Warn) -> Any:
 
     from qemud._generated.types.options import AddFdOptions
 
-    kinds = {"fd": qemuopts.number, "set": qemuopts.number, "opaque": qemuopts.text}
+    def number_or_none(name: str, text: str) -> int:
+        return -1 if text[:1] == "-" and text[1:].isdecimal() else qemuopts.number(name, text)
+
+    kinds = {"fd": number_or_none, "set": number_or_none, "opaque": qemuopts.text}
     values = qemuopts.convert(qemuopts.parse(text, warn=warn), kinds)
     fd, number = values.get("fd", -1), values.get("set", -1)
     if not 0 <= fd <= _INT_MAX:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from qemud import __version__
 from qemud.daemon import signals
-from qemud.daemon.cmdline import UsageError, at, parse
+from qemud.daemon.cmdline import UsageError, parse
 from qemud.daemon.process import Daemonizer, end_anyway, open_standard_streams
 from qemud.logs import Logger, items, log_stream, log_to, program_name, report, tell
 from qemud.qapi.runtime.errors import QmpError
@@ -64,8 +64,7 @@ def run(words: list[str]) -> int:
         if line.trace:
             from qemud.debug.trace import start
 
-            with at("trace"):
-                start(line.trace, report)
+            start(line.trace, report)
         return _serve(line, target)
     except (UsageError, QmpError) as error:
         report(str(error))

@@ -11,6 +11,7 @@ Source of order and texts: QEMU 10.0, qom/object_interfaces.c.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from qemud.qapi.runtime.errors import GenericError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 _LONGEST_RANGE = 65536
+_INTEGER = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)")
 
 
 class UserCreatable(Object):
@@ -91,6 +93,8 @@ def options_from_text(text: str, warn: Callable[[str], None]) -> Any:
             values[name] = [
                 number for key, _, value in parts if key == name for number in _numbers(name, value)
             ]
+        elif each.type == "int" and name in values and not _INTEGER.fullmatch(values[name]):
+            raise GenericError(f"Parameter '{name}' expects an int64 value")
     strange = [name for name in values if given and name not in given and name not in {"qom-type", "id"}]
     known = {name: value for name, value in values.items() if name not in strange}
     options = parse_keyval_type("ObjectOptions", known)

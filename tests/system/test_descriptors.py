@@ -275,3 +275,28 @@ def replies(program: Program) -> list[Any]:
 def test_the_same_answers_as_qemu(daemon: Starter, reference: Starter) -> None:
     options = (*NONE, "-chardev", "null,id=null0")
     assert replies(daemon(*options)) == replies(reference(*options))
+
+
+@pytest.mark.differential
+@pytest.mark.parametrize(
+    "text",
+    [
+        "fd=0,set=1",
+        "set=1",
+        "fd=-1,set=1",
+        "fd=x,set=1",
+        "fd=FD",
+        "fd=FD,set=-1",
+        "fd=FD,set=1,foo=1",
+        "fd=999999",
+    ],
+)
+def test_what_the_command_line_refuses(daemon: Starter, reference: Starter, text: str) -> None:
+    with opened("/dev/null", os.O_RDWR) as null:
+        words = (*NONE, "-add-fd", text.replace("FD", str(null)))
+        complaints = []
+        for start in (daemon, reference):
+            program = start(*words, qmp=False, pass_fds=[null])
+            assert program.wait() == 1
+            complaints.append(program.stderr.replace(program.command[0], "PROGRAM"))
+    assert complaints[0] == complaints[1]
