@@ -223,6 +223,54 @@ def test_sum_is_the_bsd_checksum_and_takes_holes_for_zeros():
     assert run("sum 0x100 300", replies) == f"{total:05d}\n"
 
 
+def test_figures_with_their_units():
+    schemas = [
+        {
+            "provider": "machine",
+            "target": "vcpu",
+            "stats": [
+                {"name": "a", "type": "cumulative", "unit": "seconds", "base": 10, "exponent": -9},
+                {"name": "b", "type": "instant", "unit": "bytes", "base": 2, "exponent": 20},
+                {"name": "c", "type": "instant", "exponent": 0},
+                {"name": "d", "type": "instant", "base": 10, "exponent": 2},
+                {"name": "e", "type": "instant", "unit": "boolean", "exponent": 0},
+            ],
+        }
+    ]
+    values = [{"name": name, "value": value} for name, value in zip("abcde", (1, 2, 3, 4, True), strict=True)]
+    qmp = Qmp(
+        {
+            "query-stats-schemas": schemas,
+            "query-cpus-fast": [{"cpu-index": 0, "qom-path": "/machine/cpu0"}],
+            "query-stats": [{"provider": "machine", "qom-path": "/machine/cpu0", "stats": values}],
+        }
+    )
+    assert asyncio.run(Shell(qmp.execute).run("info stats vcpu a,b machine")).splitlines() == [
+        "    a (cumulative, ns): 1",
+        "    b (instant, MiB): 2",
+        "    c (instant): 3",
+        "    d (instant, * 10^2): 4",
+        "    e (instant, boolean): yes",
+    ]
+    assert qmp.asked[-1] == (
+        "query-stats",
+        {
+            "target": "vcpu",
+            "vcpus": ["/machine/cpu0"],
+            "providers": [{"provider": "machine", "names": ["a", "b"]}],
+        },
+    )
+
+
+def test_memory_backends():
+    backend = {"id": "m", "size": 4096, "policy": "bind", "host-nodes": [0, 2, 3, 4]}
+    backend |= dict.fromkeys(("merge", "dump", "prealloc", "share"), False)
+    assert run("info memdev", {"query-memdev": [backend]}) == (
+        "memory backend: m\n  size:  4096\n  merge: false\n  dump: false\n  prealloc: false\n  share: false\n"
+        "  policy: bind\n  host nodes: 0,2-4\n\n"
+    )
+
+
 def test_a_defect_in_a_command_is_told_in_one_line(capfd):
     assert run("info status", {"query-status": {}}) == "Error: Internal error: KeyError\n"
     assert "KeyError" in capfd.readouterr().err

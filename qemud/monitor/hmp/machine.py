@@ -39,6 +39,16 @@ async def system_powerdown(shell: Shell, _arguments: dict[str, Any]) -> None:
     await shell.qmp("system_powerdown")
 
 
+async def system_wakeup(shell: Shell, _arguments: dict[str, Any]) -> None:
+    """`system_wakeup`."""
+    await shell.qmp("system_wakeup")
+
+
+async def nmi(shell: Shell, _arguments: dict[str, Any]) -> None:
+    """`nmi`."""
+    await shell.qmp("inject-nmi")
+
+
 async def cpu(shell: Shell, arguments: dict[str, Any]) -> None:
     """`cpu`: what other commands are about."""
     index = arguments["index"]
