@@ -83,6 +83,73 @@ def test_random_accesses_and_calls(tmp_path: Path, seed: int, name: str, option:
         program.close()
 
 
+CSRS = (
+    *range(0x300, 0x307),
+    *range(0x340, 0x345),
+    0x3A0,
+    0x3A2,
+    0x3B0,
+    0x3BF,
+    0x100,
+    0x104,
+    0x105,
+    0x180,
+    1,
+    2,
+    3,
+)
+SYSTEM = (0x3020_0073, 0x1020_0073, 0x0000_0073, 0x0010_0073, 0x1050_0073, 0x1200_0073, 0x0000_100F)
+OPCODES = (0x03, 0x07, 0x13, 0x17, 0x1B, 0x23, 0x27, 0x2F, 0x33, 0x37, 0x3B, 0x43, 0x53, 0x63, 0x67, 0x6F)
+SET_MTVEC = (0x0000_0297, 0x1002_8293, 0x3052_9073)  # auipc t0, 0; addi t0, t0, 256; csrw mtvec, t0
+
+
+def instruction(chance: random.Random) -> int:
+    """Often one that means something."""
+    kind = chance.random()
+    if kind < 0.15:
+        return chance.getrandbits(32)
+    if kind < 0.45:
+        csr = chance.choice(CSRS) if kind < 0.4 else chance.getrandbits(12)
+        return (
+            csr << 20 | chance.getrandbits(5) << 15 | chance.choice((1, 2, 3, 5, 6, 7)) << 12 | 5 << 7 | 0x73
+        )
+    if kind < 0.5:
+        return chance.choice(SYSTEM)
+    return chance.getrandbits(25) << 7 | chance.choice(OPCODES)
+
+
+@pytest.mark.parametrize("seed", seeds(2), ids=str)
+def test_random_code(daemon: Starter, tmp_path: Path, seed: int) -> None:
+    """Code that makes no sense, in M-mode, often in an endless loop of traps: the monitor answers, the next reset helps."""
+    chance = random.Random(seed)
+    file = tmp_path / "code"
+    words = 4096
+    file.write_bytes(bytes(4 * words))
+    program = daemon(
+        "-machine",
+        "virt",
+        "-m",
+        "16",
+        "-display",
+        "none",
+        "-no-shutdown",
+        "-S",
+        "-bios",
+        str(file),
+        serial=True,
+    )
+    for _ in range(150):
+        code = [*SET_MTVEC, *(instruction(chance) for _ in range(words - len(SET_MTVEC)))]
+        with file.open("r+b") as opened:
+            opened.write(struct.pack(f"<{words}I", *code))
+        program.qmp.command("system_reset")
+        program.qmp.command("cont")
+        for _ in range(5):
+            program.qmp.command("query-status")
+        program.qmp.command("stop")
+        assert program.qmp.command("query-status")["status"] in {"paused", "shutdown", "guest-panicked"}
+
+
 def test_linux_touches_nothing(daemon: Starter) -> None:
     """What Debian's kernel makes of accesses to holes and of odd accesses to registers: as on QEMU 10.0."""
     program = daemon(*kernel(append="console=ttyS0 quiet loglevel=1"), serial=True)
