@@ -1,0 +1,82 @@
+"""Whatever a client does with descriptors, none is lost: each is in a set, has a name, or is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from types import SimpleNamespace
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qemud._generated.table import COMMANDS
+from qemud.machine.descriptors import fdsets
+from qemud.monitor.dispatch import Dispatcher
+from qemud.monitor.qmp.server import Monitor, Turn
+from qemud.monitor.version import version_text
+from tests.qmp.fakes import FakePort
+
+HANDLERS = {
+    "control": "qemud.monitor.commands:ControlHandlers",
+    "descriptors": "qemud.monitor.descriptors:DescriptorsHandlers",
+}
+
+names = st.sampled_from(["a", "b", "", "1x"])
+numbers = st.sampled_from([-1, 0, 1, 2])
+requests = st.one_of(
+    st.builds(lambda name: ("getfd", {"fdname": name}), names),
+    st.builds(lambda name: ("closefd", {"fdname": name}), names),
+    st.builds(lambda name: ("add_client", {"protocol": "nope", "fdname": name}), names),
+    st.builds(lambda number: ("add-fd", {"fdset-id": number}), numbers),
+    st.just(("add-fd", {})),
+    st.builds(lambda number: ("remove-fd", {"fdset-id": number}), numbers),
+    st.just(("query-fdsets", {})),
+    st.just(("getfd", {"fdname": 7})),
+)
+steps = st.one_of(st.tuples(st.integers(0, 3), requests), st.just("hang up"))
+
+
+def count() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@settings(max_examples=200)
+@given(st.lists(steps, max_size=20))
+def test_no_descriptor_is_lost(script: list[Any]) -> None:
+    async def talk() -> None:
+        services = SimpleNamespace(chardevs={}, dispatcher=None)
+        dispatcher = Dispatcher(COMMANDS, HANDLERS, services)
+        port = FakePort()
+        monitor = Monitor(port, dispatcher.execute, version_text(), Turn())
+        before = count()
+        connected = False
+        for step in script:
+            if not connected:
+                port.open()
+                port.receive(b'{"execute": "qmp_capabilities"}')
+                connected = True
+            if step == "hang up":
+                port.hang_up()
+                connected = False
+            else:
+                passed, (name, arguments) = step
+                port.fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(passed)]
+                port.receive(json.dumps({"execute": name, "arguments": arguments}).encode())
+            session = monitor.session
+            kept = len(session.named) + len(session._descriptors) + members()
+            assert count() == before + kept
+            if not connected:
+                assert not session._descriptors
+        monitor.close()
+        assert count() == before + members()
+        for number in fdsets.members():
+            fdsets.remove(number)
+        assert count() == before
+
+    asyncio.run(talk())
+
+
+def members() -> int:
+    return sum(map(len, fdsets.members().values()))
