@@ -231,6 +231,7 @@ OPTIONS: dict[str, Option] = {
     "name": Option(_opts("NameOptions", "guest")),
     "uuid": Option(_uuid),
     "S": FLAG,
+    "preconfig": FLAG,
     "no-reboot": FLAG,
     "no-shutdown": FLAG,
     "action": Option(_opts("ActionOptions")),

@@ -1,15 +1,17 @@
-"""The commands of `options.json`: what the command line takes."""
+"""The commands of `options.json`, what the command line takes, and of `startup.json`, the phases of the start."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from qemud._generated.commands.options import OptionsCommands
+from qemud._generated.commands.startup import StartupCommands
 from qemud._generated.types.options import (
     CommandLineOptionInfo,
     CommandLineParameterInfo,
     CommandLineParameterType,
 )
+from qemud._generated.types.startup import MachinePhase, MachinePhaseStatus
 from qemud.daemon.cmdline import OPTIONS
 from qemud.qapi.runtime.errors import GenericError
 
@@ -43,6 +45,21 @@ class OptionsHandlers(OptionsCommands):
         if option is not None and not found:
             raise GenericError(f"invalid option name: {option}")
         return found
+
+
+class StartupHandlers(StartupCommands):
+    """Handlers of `startup.json`."""
+
+    def __init__(self, services: Services) -> None:
+        self._startup = services.startup
+
+    async def query_machine_phase(self) -> MachinePhaseStatus:
+        """`query-machine-phase`."""
+        return MachinePhaseStatus(phase=MachinePhase(self._startup.phase))
+
+    async def x_exit_preconfig(self) -> None:
+        """`x-exit-preconfig`."""
+        await self._startup.exit_preconfig()
 
 
 def _options() -> list[CommandLineOptionInfo]:

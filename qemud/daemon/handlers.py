@@ -25,6 +25,7 @@ HANDLERS: dict[str, str] = {
     "qom": "qemud.qom.commands:QomHandlers",
     "run-state": "qemud.machine.commands:RunStateHandlers",
     "stats": "qemud.machine.stats:StatsHandlers",
+    "startup": "qemud.daemon.commands:StartupHandlers",
     "trace": "qemud.debug.trace:TraceHandlers",
     "yank": "qemud.chardev.yank:YankHandlers",
 }

@@ -1,7 +1,8 @@
 """What `-machine` and the options that are short for its properties come to, and the machine that is made of it.
 
     options = machine_options(line)                 # -machine, -smp, -m, -kernel, … in one struct of the schema
-    await build_machine(services, options, line, serials)
+    machine = create_machine(services, options)
+    await build_machine(services, machine, "virt", line, serials)
 
 Source of the texts: QEMU 10.0, system/vl.c.
 """
@@ -53,14 +54,19 @@ def machine_options(line: CommandLine) -> MachineOptions:
         from qemud._generated.types.machine import MemorySizeConfiguration
 
         options.memory = MemorySizeConfiguration(size=line.m.size, max_size=line.m.maxmem, slots=line.m.slots)
-    for name in ("initrd", "append"):
-        if getattr(options, name) is not None and options.kernel is None:
-            raise UsageError(f"-{name} only allowed with -kernel option")
-    _check_memory(options)
+    check_options(options)
     if options.usb:
         raise UsageError(f"machine '{kind}' has no USB controller: usb=on was given, usb=off was expected")
     choose_accelerator(line, options.accel)
     return cast("MachineOptions", options)
+
+
+def check_options(options: Any) -> None:
+    """What no property can tell alone. Raises UsageError."""
+    for name in ("initrd", "append"):
+        if getattr(options, name) is not None and options.kernel is None:
+            raise UsageError(f"-{name} only allowed with -kernel option")
+    _check_memory(options)
 
 
 def _known(kind: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -135,42 +141,42 @@ def set_actions(actions: Actions, line: CommandLine) -> None:
         actions.set(line.action.reboot, line.action.shutdown, line.action.panic)
 
 
-async def build_machine(
-    services: Services, options: MachineOptions, line: CommandLine, serials: Sequence[Chardev | None]
-) -> None:
-    """Make the board, with its processors, and bring it up. Raises UsageError or GenericError."""
-    from qemud._generated.types.machine import SMPConfiguration
-    from qemud.daemon.host import name_threads, rtc_offset
+def create_machine(services: Services, options: MachineOptions) -> Any:
+    """The board as an object in its place in the tree: its properties can be read and set, nothing is built."""
     from qemud.hw.boards import find_board, make_machine
-    from qemud.machine.smp import smp_topology
-    from qemud.qom.device import reset_tree
     from qemud.qom.types import types
     from qemud.qom.userobjects import struct_from
 
-    vm, chosen = services.vm, cast("Any", options)
-    name = chosen.type.value
-    board = find_board(name)
+    board = find_board(cast("Any", options).type.value)
     assert board is not None  # the schema's enumeration and the boards are held to each other
     cls = types.find(board.qom_type)
     assert cls is not None
-    machine: Any = make_machine(board, struct_from(cls.options_type, options))
-    size = chosen.memory.size if chosen.memory is not None else None
+    machine = make_machine(board, struct_from(cls.options_type, options))
+    services.tree.set_machine(machine)
+    return machine
+
+
+async def build_machine(
+    services: Services, machine: Any, name: str, line: CommandLine, serials: Sequence[Chardev | None]
+) -> None:
+    """Bring up the board called `name`, with its processors. Raises UsageError or GenericError."""
+    from qemud._generated.types.machine import SMPConfiguration
+    from qemud.hw.boards import find_board
+    from qemud.machine.smp import smp_topology
+    from qemud.qom.device import reset_tree
+
+    vm, options, board = services.vm, machine.options, find_board(name)
+    assert board is not None
+    size = options.memory.size if options.memory is not None else None
     if size or board.default_cpu_type is not None:
         machine.ram_size = size or board.default_ram_size
     machine.serials = list(serials)
     if board.default_cpu_type is not None:
-        topology = smp_topology(chosen.smp or SMPConfiguration(), name, board.max_cpus)
+        topology = smp_topology(options.smp or SMPConfiguration(), name, board.max_cpus)
         machine.cpu_type = cpu_type(line.cpu, board.default_cpu_type)
         await _make_processors(services, topology.cpus)
-    services.tree.set_machine(machine)
-    services.board = machine
-    vm.rtc_offset = rtc_offset(line.rtc)
     await vm.mailboxes.call(machine.bring_up, vm)
-    if not chosen.dump_guest_core and machine.ram is not None:
-        import mmap
-
-        machine.ram.mapping.madvise(mmap.MADV_DONTDUMP)
-    name_threads(line, {vm.executor.thread_id: "CPU 0/TCG" if vm.vcpus else "machine"})
+    services.board = machine
     vm.reset_devices = lambda: reset_tree(machine)
     for path, target in machine.legacy_paths().items():
         services.tree.add_alias(path, target)

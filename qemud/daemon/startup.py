@@ -161,7 +161,8 @@ class Daemon:
 
     async def build(self, opened: Opened) -> VirtualMachine:
         """Make the machine, start the guest unless `-S` holds it."""
-        from qemud.daemon.machine import build_machine, set_actions
+        from qemud.daemon.assembly import Assembly
+        from qemud.daemon.machine import set_actions
         from qemud.machine.thread import MachineThread
         from qemud.machine.vm import VirtualMachine
 
@@ -174,13 +175,17 @@ class Daemon:
         self._undo.append(thread.end)
         for clock in (vm.clock, vm.host_clock):
             await vm.mailboxes.call(thread.attach_clock, clock)
-        await build_machine(self.services, opened.options, line, opened.serials)
-        for text in line.device or ():
-            await self._add_device(text, tree, vm)
-        await vm.mailboxes.call(vm.reset_devices)
+        assembly = self.services.startup = Assembly(
+            self.services,
+            line,
+            opened.options,
+            opened.serials,
+            lambda text: self._add_device(text, tree, vm),
+        )
+        await assembly.create()
+        if not line.preconfig:
+            await assembly.finish()
         self._turn.release(lambda: None)
-        if not line.S:
-            await vm.cont()
         self._built = True
         return vm
 
@@ -284,10 +289,9 @@ class Daemon:
         return [] if line.qmp or line.qmp_pretty or line.mon else ["stdio"]
 
     def _add_human_monitor(self, label: str | None, chardev: Chardev) -> None:
-        from qemud.monitor.hmp.shell import Shell
         from qemud.monitor.hmp.terminal import HumanMonitor
 
-        monitor = HumanMonitor(chardev.attach(), Shell(self.dispatcher.execute), self._turn)
+        monitor = HumanMonitor(chardev.attach(), self.dispatcher.execute, self._turn)
         self.monitors.adopt(label, "readline", chardev.label, monitor.close)
 
     def _stdio_is_taken(self) -> bool:
@@ -351,7 +355,8 @@ class Daemon:
         self._shut_down("host-signal")
 
     def _shut_down(self, cause: str) -> None:
-        if self.vm is None or not self._built:  # the machine could not be asked, nor a client be told
+        if self.vm is None or not self._built or self.services.startup.busy:
+            # The machine could not be asked, nor a client be told.
             self._end(0)
             return
         from qemud._generated.types.run_state import ShutdownCause

@@ -19,7 +19,8 @@ class Services:
     """The parts of the process; see the module.
 
     `vm` is the machine, `tree` the composition tree, `chardevs` the character devices, `dispatcher` runs commands, `monitors` bring
-    them, `board` is the built board (None until the machine is initialised), `emit` sends an event to all clients, `events` is where it does, `request_quit` ends the process,
+    them, `board` is the built board (None until the machine is initialised), `startup` makes
+    the machine phase by phase, `emit` sends an event to all clients, `events` is where it does, `request_quit` ends the process,
     `take_descriptor` takes the descriptor that the running command's client has named.
     """
 
@@ -28,6 +29,7 @@ class Services:
     chardevs: Any
     dispatcher: Any
     board: Any = None
+    startup: Any = None
     emit: EmitFunction
     events: Any
     request_quit: Callable[[], None]

@@ -64,6 +64,9 @@ class Executor(Protocol):
     def attach(self, vcpu: Vcpu) -> None:
         """Run this processor from now on, once resumed. Machine thread only."""
 
+    def detach(self) -> Vcpu | None:
+        """Give the processor back, paused. Machine thread only."""
+
     def resume(self) -> None:
         """Let the processors run. Machine thread only."""
 

@@ -96,8 +96,8 @@ class Dispatcher:
             trace("handle_qmp_command", command=name)
         try:
             info, method = self._methods.get(name) or self._find(name)
-            if oob and not info.allow_oob:
-                raise GenericError(f"The command {info.name} does not support OOB")
+            if oob:
+                self._check_oob(info)
             if not arguments and not info.has_arguments:
                 result = await method()
             elif info.boxed and info.gen:
@@ -115,6 +115,11 @@ class Dispatcher:
         except Exception as error:
             log.exception("command handler failed", command=name)
             raise GenericError(f"Internal error in command '{name}': {type(error).__name__}") from error
+
+    def _check_oob(self, info: CommandInfo) -> None:
+        """Refuse a command that cannot run out of band."""
+        if not info.allow_oob:
+            raise GenericError(f"The command {info.name} does not support OOB")
 
     def _check_phase(self, info: CommandInfo) -> None:
         """Refuse a command that cannot run yet, or no longer."""

@@ -63,6 +63,10 @@ if TYPE_CHECKING:
         def emit(self) -> EmitFunction:
             """Sends an event to all clients."""
 
+        @property
+        def startup(self) -> Any:
+            """What makes the machine phase by phase; None where it was made at once."""
+
 
 class QomHandlers(QomCommands):
     """Commands of the schema module `qom`."""
@@ -168,7 +172,9 @@ class QdevHandlers(QdevCommands):
 
     async def device_add(self, arguments: dict[str, Any]) -> Raw:
         """Add a device.  The arguments come unchecked: the errors are the device's, not the schema's."""
-        await self.maker.add(arguments)
+        startup = self._services.startup
+        hotplug = startup is None or await startup.before_device()
+        await self.maker.add(arguments, hotplug=hotplug)
         return Raw(b"{}")
 
     async def device_del(self, *, id: str) -> None:  # noqa: A002 - the schema's name

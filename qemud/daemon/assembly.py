@@ -1,0 +1,134 @@
+"""The making of the machine, phase by phase.
+
+    assembly = Assembly(services, line, options, serials, add_device)
+    await assembly.create()                         # there is a machine object, whose properties can be set; nothing runs
+    await assembly.initialize()                     # the board with its processors and devices
+    await assembly.finish()                         # the devices of the command line; everything is reset
+
+A start without `-preconfig` goes through at once.  With it, clients are served after `create`: they add objects and character
+devices, set properties of `/machine`, add devices, which initializes the machine if need be, and end it with
+`x-exit-preconfig`.  What fails there is answered and undone, so that the client may put it right and try again.
+
+Source of the phases: QEMU 10.0, hw/core/qdev.c (phase_advance) and system/vl.c.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qemud.daemon.cmdline import UsageError
+from qemud.daemon.machine import build_machine, check_options, create_machine
+from qemud.machine.memory import AddressSpace
+from qemud.qapi.runtime.errors import GenericError, QmpError
+from qemud.qapi.runtime.table import PHASES
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from qemud._generated.types.boards import MachineOptions
+    from qemud._generated.types.options import CommandLine
+    from qemud.chardev.stream import Chardev
+    from qemud.machine.services import Services
+
+_NO_MACHINE, _CREATED, _ACCELERATED, _INITIALIZED, _READY = PHASES
+
+
+class Assembly:
+    """See the module.  `add_device` makes one of the command line's devices; `busy` is true while the board is made."""
+
+    def __init__(
+        self,
+        services: Services,
+        line: CommandLine,
+        options: MachineOptions,
+        serials: Sequence[Chardev | None],
+        add_device: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._services = services
+        self._line = line
+        self._options: Any = options
+        self._serials = serials
+        self._add_device = add_device
+        self._devices = list(line.device or ())
+        self.busy = False
+        self.phase = _NO_MACHINE
+
+    @property
+    def phase(self) -> str:
+        """How far it is, one of `qemud.qapi.runtime.table.PHASES`."""
+        return self._phase
+
+    @phase.setter
+    def phase(self, phase: str) -> None:
+        self._phase = self._services.dispatcher.phase = phase
+
+    async def create(self) -> None:
+        """Put a machine into the tree, with its properties, and choose the engine.  Raises UsageError or GenericError."""
+        self._machine = create_machine(self._services, self._options)
+        self.phase = _CREATED
+        # The engine was chosen when the command line was read: there is one.
+        self.phase = _ACCELERATED
+
+    async def initialize(self) -> None:
+        """Make the board; nothing happens when it is there.  Raises UsageError or GenericError, and undoes what was made."""
+        if self.phase != _ACCELERATED:
+            return
+        services, machine = self._services, self._machine
+        self.busy = True
+        try:
+            check_options(machine.options)
+            await build_machine(services, machine, self._options.type.value, self._line, self._serials)
+        except Exception:
+            # Not when the process is told to end meanwhile: the machine thread may never answer then.
+            await services.vm.mailboxes.call(self._scrap)
+            fresh = type(machine)(machine.options)
+            services.tree.root.abandon("machine")
+            services.tree.set_machine(fresh)
+            self._machine = fresh
+            raise
+        finally:
+            self.busy = False
+        self.phase = _INITIALIZED
+
+    async def finish(self) -> None:
+        """Make the devices of the command line, reset everything, and start the guest unless `-S` holds it.  Raises UsageError or GenericError."""
+        await self.initialize()
+        while self._devices:
+            await self._add_device(self._devices[0])
+            del self._devices[0]
+        vm = self._services.vm
+        await vm.mailboxes.call(vm.reset_devices)
+        self.phase = _READY
+        if not self._line.S:
+            await vm.cont()
+
+    # As clients ask for it.
+
+    async def before_device(self) -> bool:
+        """See to it that there is something to plug a device into; whether the machine is ready, and this a hot plug."""
+        if self.phase == _READY:
+            return True
+        await self._answered(self.initialize())
+        return False
+
+    async def exit_preconfig(self) -> None:
+        """The rest of the start.  Raises GenericError."""
+        await self._answered(self.finish())
+
+    async def _answered(self, step: Awaitable[None]) -> None:
+        try:
+            await step
+        except QmpError:
+            raise
+        except UsageError as error:
+            raise GenericError(str(error).replace("\n", "; ")) from None
+
+    def _scrap(self) -> None:
+        """Throw away what a failed board has left; on the machine thread."""
+        vm, backend = self._services.vm, self._machine.link("memory-backend")
+        if backend is not None and backend.in_machine:
+            backend.give_back()
+        vm.executor.detach()
+        vm.vcpus.clear()
+        vm.on_powerdown.clear()
+        vm.memory = AddressSpace()
