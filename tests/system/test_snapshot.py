@@ -143,6 +143,11 @@ def test_an_idle_guest(demo: Demo) -> None:
     demo.type("echo one")
     saved = demo.move()
     assert state_of(saved, HART)["halted"]
+    # Its next tick is due some time, by the clock of whichever firmware it has.
+    compare = state_of(saved, "/machine/mtimer0")["timecmp"][0]
+    if "-bios" not in demo.options:
+        compare = state_of(saved, "/machine/sbi")["timer"]
+    assert 0 < compare < 1 << 62
     demo.expect("one\r\n")
     demo.expect("demo> ")
     demo.type("tick 2")
