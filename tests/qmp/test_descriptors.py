@@ -16,7 +16,7 @@ from qemud.machine.descriptors import fdsets
 from qemud.monitor.dispatch import Dispatcher
 from qemud.monitor.qmp.server import Monitor, Turn
 from qemud.monitor.version import version_text
-from tests.qmp.fakes import FakePort
+from tests.qmp.fakes import FakePort, settle
 
 HANDLERS = {
     "control": "qemud.monitor.commands:ControlHandlers",
@@ -80,3 +80,27 @@ def test_no_descriptor_is_lost(script: list[Any]) -> None:
 
 def members() -> int:
     return sum(map(len, fdsets.members().values()))
+
+
+def test_queued_commands_get_the_descriptors_that_came_with_them() -> None:
+    """With `oob` the session reads ahead of a command that waits: each name must mean the file that was sent with it."""
+
+    async def talk() -> None:
+        services = SimpleNamespace(chardevs={}, dispatcher=None)
+        dispatcher = Dispatcher(COMMANDS, HANDLERS, services)
+        turn, port = Turn(), FakePort()
+        monitor = Monitor(port, dispatcher.execute, version_text(), turn)
+        port.open()
+        port.receive(b'{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}}')
+        turn.taken = True  # somebody's command waits
+        sent: dict[str, int] = {}
+        for name in ("a", "b", "c"):
+            sent[name] = os.open("/dev/null", os.O_RDONLY)
+            port.fds = [sent[name]]
+            port.receive(json.dumps({"execute": "getfd", "arguments": {"fdname": name}}).encode())
+        turn.release(lambda: None)
+        await settle()
+        assert monitor.session.named == sent
+        monitor.close()
+
+    asyncio.run(talk())

@@ -267,10 +267,14 @@ class Session:
     # --- descriptors
 
     def keep_descriptors(self, descriptors: list[int]) -> None:
-        """Keep what came with the last bytes, until a command takes it; what came before and is still here is closed."""
-        for descriptor in self._descriptors:
+        """Keep what came with the last bytes, until a command takes it; what came before and is still here is closed.
+
+        Unless commands are queued: the descriptors may be theirs.
+        """
+        kept = self._descriptors if self._queue else []
+        for descriptor in self._descriptors[len(kept) :]:
             os.close(descriptor)
-        self._descriptors = descriptors
+        self._descriptors = kept + descriptors
 
     def take_descriptor(self) -> int | None:
         """The oldest descriptor that the client has sent and no command has taken; the caller owns it then."""
