@@ -5,7 +5,7 @@ It is a client of QMP: what it shows and does goes through the same commands, wi
     shell = Shell(dispatcher.execute)                       # one monitor's state
     await shell.run("info status")                          # what it prints
 
-    monitor = HumanMonitor(chardev.attach(), shell, turn)   # the same with a prompt, editing, history and completion
+    monitor = HumanMonitor(chardev.attach(), dispatcher.execute, turn)   # the same with a prompt, editing, history and completion
 
 - `table` lists the commands: how each is written, and the function that does it.  Names and help are the schema's (`qapi/hmp.json`).
 - `arguments` and `expression` read a line; `shell` runs it; `completion` finds how it could go on.

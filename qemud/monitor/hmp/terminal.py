@@ -1,6 +1,6 @@
 """The human monitor on a character device: prompt, keys, output.
 
-    monitor = HumanMonitor(chardev.attach(), Shell(dispatcher.execute), turn)
+    monitor = HumanMonitor(chardev.attach(), dispatcher.execute, turn)
     ...
     monitor.close()
 
@@ -15,15 +15,16 @@ Source: QEMU 10.0, monitor/hmp.c and monitor/monitor.c, for the greeting and the
 from __future__ import annotations
 
 import asyncio
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from qemud.chardev.stream import ChardevEvent
-from qemud.monitor.hmp.completion import completions
 from qemud.monitor.hmp.editor import CompletionWanted, Entered, LineEditor
 from qemud.monitor.version import QEMU_VERSION
 
 if TYPE_CHECKING:
     from qemud.chardev.stream import Port
+    from qemud.monitor.dispatch import Execute
     from qemud.monitor.hmp.shell import Shell
     from qemud.monitor.qmp.server import Turn
 
@@ -34,21 +35,28 @@ GREETING = f"QEMU {'.'.join(map(str, QEMU_VERSION))} monitor - type 'help' for m
 class HumanMonitor:
     """One human monitor; see the module."""
 
-    def __init__(self, port: Port, shell: Shell, turn: Turn) -> None:
+    def __init__(self, port: Port, execute: Execute, turn: Turn) -> None:
         self._port = port
-        self._shell = shell
+        self._execute = execute
         self._turn = turn
         self._editor = LineEditor(PROMPT)
-        shell.history = lambda: list(self._editor.history)
         self._keys = bytearray()
         self._asked: Entered | CompletionWanted | None = None  # what waits for its turn, or runs
         self._running = False
+        self._ended = False
         self._greet = False
         self._greeted = False
         self._has_focus = True
         self._held_back: list[str] = []
         self._task: asyncio.Task[None] | None = None
         port.start(self._receive, self._on_event)
+
+    @cached_property
+    def _shell(self) -> Shell:
+        """What runs the lines; imported with the first one."""
+        from qemud.monitor.hmp.shell import Shell
+
+        return Shell(self._execute, history=lambda: list(self._editor.history))
 
     def close(self) -> None:
         """Leave the character device; a command that runs is cancelled."""
@@ -95,7 +103,7 @@ class HumanMonitor:
 
     def _work(self) -> None:
         """Take the keys that have come, up to one that has to be waited for."""
-        if self._asked is not None or self._shell.ended:
+        if self._asked is not None or self._ended:
             return
         if self._greet:
             if self._turn.taken:
@@ -133,10 +141,13 @@ class HumanMonitor:
 
     async def _do(self, asked: Entered | CompletionWanted) -> None:
         if isinstance(asked, CompletionWanted):
+            from qemud.monitor.hmp.completion import completions
+
             self._editor.complete(*await completions(self._shell, asked.text))
             self._write(self._editor.take_output())
             return
         self._write(await self._shell.run(asked.line))
+        self._ended = self._shell.ended
 
     def _done(self, task: asyncio.Task[None]) -> None:
         """The line has run: on with the next, once the output has left."""
@@ -155,7 +166,7 @@ class HumanMonitor:
     def _go_on(self, *, prompt: bool) -> None:
         self._task = None
         self._asked, self._running = None, False
-        if self._shell.ended:
+        if self._ended:
             return
         if prompt and self._has_focus and not self._greet:
             self._prompt()
