@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 import qemud
-from bench import guest, posts, qmp, startup
+from bench import control, guest, posts, qmp, startup
 from bench.table import Figure, markdown
 from tests.programs import QEMU, QEMUD
 
-BENCHES = {"guest": guest, "startup": startup, "qmp": qmp, "posts": posts}
+BENCHES = {"guest": guest, "startup": startup, "qmp": qmp, "posts": posts, "control": control}
 SPECIFICATION = Path(__file__).parents[1] / "SPECIFICATION.md"
 TEXT = """\
 # Specification: how fast qemud is
