@@ -6,6 +6,9 @@
 - `Input` watches the descriptor only while the user takes input, so that a slow user slows the sender and nothing else;
 - `HangupWatch` notices that the other side has gone while nobody reads.  It watches an epoll instance of its own, which
   asks for hang-ups only: the event loop can watch for readable and writable, nothing less.
+
+A sender that has merely finished (`printf … | socat - UNIX:qmp`) has not gone: it waits for answers.  The end of its input is
+seen when the user comes to it, after all that was sent before, and acted on when the answers have left.
 """
 
 from __future__ import annotations
@@ -139,9 +142,10 @@ class Input:
 class HangupWatch:
     """The watch for a hang-up, for the time in which nobody reads."""
 
-    def __init__(self, fd: int, gone: Callable[[], object]) -> None:
+    def __init__(self, fd: int, gone: Callable[[], object], events: int) -> None:
+        """`events` are those to look for beside hang-ups of both directions and errors, which always come."""
         self._epoll = select.epoll()
-        self._epoll.register(fd, select.EPOLLRDHUP)  # hang-ups and errors always come with it
+        self._epoll.register(fd, events)
         self._input = Input(self._epoll.fileno(), gone)
 
     def on(self) -> None:
@@ -186,6 +190,10 @@ class DescriptorChardev(Chardev):
     _input: Input | None = None
     _watch: HangupWatch | None = None
     _fd_in = -1
+    _ending = False  # input has ended, output has not all left
+
+    hangup_events: int | None = 0
+    """What tells, beside a hang-up of both directions, that nobody is there for the output; None: not even that."""
 
     def connect(self, fd_in: int, output: Output | None) -> None:
         """Serve these from now on; `fd_in` is -1 where there is no input."""
@@ -204,6 +212,7 @@ class DescriptorChardev(Chardev):
             self._watch.close()
             self._watch = None
         self._fd_in = -1
+        self._ending = False
         output, self._output = self._output, None
         if output is not None:
             had = output.pending
@@ -257,9 +266,15 @@ class DescriptorChardev(Chardev):
             self._input.on()
         else:
             self._input.off()
-            if self._watch is None:
-                self._watch = HangupWatch(self._fd_in, self._hung_up)
-            self._watch.on()
+            self._watch_hangup()
+
+    def _watch_hangup(self) -> None:
+        """Nobody reads for now."""
+        if self.hangup_events is None:
+            return
+        if self._watch is None:
+            self._watch = HangupWatch(self._fd_in, self._hung_up, self.hangup_events)
+        self._watch.on()
 
     def _readable(self) -> None:
         """There is input, or its end."""
@@ -272,13 +287,31 @@ class DescriptorChardev(Chardev):
         except (BlockingIOError, InterruptedError):
             return
         except OSError:  # reset, or a terminal that was hung up: the end as well
-            data = b""
-        if not data:
             self.input_ended()
+            return
+        if not data:
+            self.end_when_sent()
             return
         self.decode(data)
         if self._input is not None and self.allowance <= 0:
             self._update_input()
+
+    def end_when_sent(self) -> None:
+        """The other side sends no more; it may still read."""
+        if not self.pending:
+            self.input_ended()
+            return
+        self._ending = True
+        if self._input is not None:
+            self._input.off()
+            self._watch_hangup()
+
+    def output_drained(self) -> None:
+        """As in the base."""
+        super().output_drained()
+        if self._ending and not self.pending:
+            self._ending = False
+            self.input_ended()
 
     def _hung_up(self) -> None:
         """The other side has gone while nobody reads: keep what it sent, for a user that may still come to it."""

@@ -42,6 +42,7 @@ class FileChardev(DescriptorChardev):
     """Two descriptors, each served after its nature; also the base of standard input and output, and of pipes."""
 
     kind = "file"
+    hangup_events = None  # input and output have nothing to do with each other
     _reader: PooledReader | None = None
     _writer: PooledWriter | None = None
 
@@ -133,4 +134,4 @@ class FileChardev(DescriptorChardev):
         if data:
             self.received(data)
         else:
-            self.input_ended()
+            self.end_when_sent()

@@ -13,6 +13,7 @@ import array
 import asyncio
 import contextlib
 import os
+import select
 import socket
 from collections import deque
 from typing import TYPE_CHECKING
@@ -231,8 +232,11 @@ class SocketChardev(DescriptorChardev):
         self._socket = sock
         if sock.family == socket.AF_UNIX:
             self._recv = self._recv_with_fds
+            self.hangup_events = 0
         else:
             self._recv = sock.recv
+            # TCP does not tell one who has merely finished from one who has gone, and the next client shall not have to wait.
+            self.hangup_events = select.EPOLLRDHUP
             if self._options.nodelay and sock.family in {socket.AF_INET, socket.AF_INET6}:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.filename = addresses.print_connection(

@@ -375,6 +375,50 @@ def test_a_client_that_resets_does_no_harm(tmp_path: Path) -> None:
     run_on("asyncio", main())
 
 
+# -- a client that finishes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_one_who_only_finishes_is_read_to_the_end_and_gets_every_answer(tmp_path: Path, loop: str) -> None:
+    answer = b"answer" * 200_000  # more than the kernel keeps for a peer that does not read
+
+    async def main() -> None:
+        rig = UnixServer(tmp_path)
+        user = User(await rig.open(), credit=3)
+        with connect(tmp_path / "s") as sock:
+            peer = Peer(fd := os.dup(sock.fileno()), fd)
+            sock.sendall(b"questions")
+            sock.shutdown(socket.SHUT_WR)
+        await user.sees(OPENED)
+        await user.gets(b"que")
+        user.port.write(answer)
+        user.port.grant(100)
+        await user.gets(b"stions")
+        assert not user.events
+        assert await peer.read(len(answer) + 1) == answer
+        await user.sees(CLOSED)
+        peer.close()
+        await rig.chardevs.close_all()
+
+    run_on(loop, main())
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_one_who_finishes_and_goes_before_the_answer_is_not_waited_for(tmp_path: Path, loop: str) -> None:
+    async def main() -> None:
+        rig = UnixServer(tmp_path)
+        user = User(await rig.open())
+        with connect(tmp_path / "s") as sock:
+            await user.sees(OPENED)
+            user.port.write(bytes(1_000_000))
+            sock.shutdown(socket.SHUT_WR)
+        await user.sees(CLOSED)
+        assert user.port.pending == 0
+        await rig.chardevs.close_all()
+
+    run_on(loop, main())
+
+
 # -- telnet ------------------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import termios
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -28,6 +28,29 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [QEMUD, *arguments], capture_output=True, text=True, timeout=LIMIT, stdin=subprocess.DEVNULL
     )
+
+
+@pytest.mark.parametrize("source", ["pipe", "file"])
+def test_commands_from_a_script_are_all_answered(tmp_path: Path, source: str):
+    """Although the script has ended long before the machine is ready."""
+    names = [
+        "qmp_capabilities",
+        "stop",
+        "cont",
+        "query-qmp-schema",
+        "query-cpus-fast",
+        "query-status",
+        "quit",
+    ]
+    text = "".join(json.dumps({"execute": name, "id": name}) for name in names)
+    (tmp_path / "script").write_text(text)
+    arguments = [QEMUD, "-S", "-display", "none", "-serial", "null", "-bios", "none", "-qmp", "stdio"]
+    with (tmp_path / "script").open() as script:
+        given: dict[str, Any] = {"input": text} if source == "pipe" else {"stdin": script}
+        done = subprocess.run(arguments, **given, capture_output=True, text=True, timeout=LIMIT)
+    assert (done.returncode, done.stderr) == (0, "")
+    messages = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [message["id"] for message in messages if "return" in message] == names
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
