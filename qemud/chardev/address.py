@@ -97,7 +97,7 @@ async def listen(address: Address, resolve_fd: ResolveFd, replaces: Collection[I
         if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             sock.listen(1)
     except OSError as error:
-        sock.detach()
+        sock.close()
         raise GenericError(f"Failed to listen on fd socket: {_reason(error)}") from None
     return Listener([sock])
 
