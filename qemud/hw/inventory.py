@@ -24,7 +24,7 @@ from qemud.qapi.runtime.fields import UNSET
 from qemud.qom.types import types
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from qemud._generated.types.inventory import HotpluggableCPU, MemoryDeviceInfo
     from qemud.hw.intc.plic import SifivePlic
@@ -104,7 +104,7 @@ class InventoryHandlers(InventoryCommands):
         """`x-query-roms`."""
         return await self._text(_loaded_parts)
 
-    async def _text(self, write: Any) -> HumanReadableText:
+    async def _text(self, write: Callable[[Services], Iterator[str]]) -> HumanReadableText:
         """What a function of the services says on the machine thread."""
         lines = await self._services.vm.mailboxes.call(lambda: list(write(self._services)))
         return HumanReadableText(human_readable_text="".join(f"{line}\n" for line in lines))
