@@ -17,7 +17,7 @@ class Qmp:
     """Executes commands by a table of replies (or functions of the arguments); keeps what was asked."""
 
     def __init__(self, replies: Mapping[str, Any] | None = None) -> None:
-        self.replies = dict(replies or {})
+        self.replies = {"query-machine-phase": {"phase": "machine-ready"}, **(replies or {})}
         self.asked: list[tuple[str, dict[str, Any]]] = []
 
     async def execute(self, name: str, arguments: dict[str, Any], *, oob: bool = False) -> bytes:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qemud._generated.table import COMMANDS as QMP_COMMANDS
 from qemud._generated.types.hmp import HmpCommand, HmpInfo
 from qemud.monitor.hmp.arguments import ArgumentError, Format, Reading, parse, split
 from qemud.monitor.hmp.expression import ExpressionError, evaluate
@@ -22,7 +23,8 @@ def test_every_command_of_the_schema_can_be_typed_and_no_other():
 
 
 @pytest.mark.parametrize("command", [*COMMANDS.values(), *INFO.values()], ids=lambda command: command.name)
-def test_every_command_has_a_function(command):
+def test_every_command_has_a_function_and_stands_for_a_qmp_command(command):
+    assert not command.qmp or command.qmp in QMP_COMMANDS
     assert asyncio.iscoroutinefunction(function(command))
 
 
@@ -269,6 +271,17 @@ def test_memory_backends():
         "memory backend: m\n  size:  4096\n  merge: false\n  dump: false\n  prealloc: false\n  share: false\n"
         "  policy: bind\n  host nodes: 0,2-4\n\n"
     )
+
+
+def test_before_the_machine_is_made_only_some_commands_are_there():
+    early = {"query-machine-phase": {"phase": "accel-created"}}
+    said = "Command 'stop' not available until machine initialization has completed.\n"
+    assert run("stop", early) == said
+    assert run("info registers", early) == said.replace("stop", "info registers")
+    assert run("help stop", early) == "unknown command: 'stop'\n"
+    listed = run("help", early)
+    assert "exit_preconfig " in listed
+    assert "system_reset" not in listed
 
 
 def test_a_defect_in_a_command_is_told_in_one_line(capfd):

@@ -166,6 +166,19 @@ def test_a_pseudo_terminal(daemon: Starter) -> None:
         terminal.expect("00000000-0000-0000-0000-000000000000")
 
 
+def test_a_machine_is_made_by_hand(daemon: Starter) -> None:
+    monitor = Monitor(daemon, "-machine", "virt", "-display", "none", "-serial", "null", "-preconfig")
+    with contextlib.closing(monitor.console):
+        monitor.console.expect(GREETING)
+        not_yet = "Command 'c' not available until machine initialization has completed.\n"
+        assert monitor.command("c") == not_yet
+        assert monitor.command("object_add memory-backend-ram,id=m,size=4k") == ""
+        monitor.console.send(b"exi\t\r")
+        monitor.console.expect("(qemu) ")
+        assert monitor.command("info status") == "VM status: running\n"
+        assert monitor.command("exit_preconfig").startswith("Error: The command is permitted only before")
+
+
 @contextlib.contextmanager
 def session(*words: str) -> Iterator[tuple[Console, subprocess.Popen[bytes]]]:
     """qemud on a terminal, as a person starts it."""

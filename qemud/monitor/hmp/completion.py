@@ -51,7 +51,8 @@ async def _candidates(shell: Shell, words: list[str]) -> list[str]:
         if below is None:
             return await _arguments(shell, command, words)
         table = below
-    return list(table)
+    phase = await shell.phase()
+    return [name for name, command in table.items() if command.is_available(phase)]
 
 
 async def _arguments(shell: Shell, command: Command, words: list[str]) -> list[str]:

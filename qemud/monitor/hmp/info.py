@@ -35,10 +35,11 @@ async def help_(shell: Shell, arguments: dict[str, Any]) -> None:
     words = split(text)
     if words is None:
         return
+    phase = await shell.phase()
     table, sentences = COMMANDS, _help("HmpCommand")
     for position, word in enumerate(words):
         command = table.get(word)
-        if command is None:
+        if command is None or not command.is_available(phase):
             shell.print(f"unknown command: '{' '.join(words[: position + 1])}'\n")
             return
         below = SUBCOMMANDS.get(command.name) if table is COMMANDS else None
@@ -47,7 +48,8 @@ async def help_(shell: Shell, arguments: dict[str, Any]) -> None:
             return
         table, sentences = below, _help("HmpInfo")
     for command in dict.fromkeys(table.values()):
-        _explain(shell, command, words, sentences)
+        if command.is_available(phase):
+            _explain(shell, command, words, sentences)
 
 
 async def help_info(shell: Shell, _arguments: dict[str, Any]) -> None:

@@ -23,6 +23,11 @@ async def cont(shell: Shell, _arguments: dict[str, Any]) -> None:
     await shell.qmp("cont")
 
 
+async def exit_preconfig(shell: Shell, _arguments: dict[str, Any]) -> None:
+    """`exit_preconfig`."""
+    await shell.qmp("x-exit-preconfig")
+
+
 async def quit_(shell: Shell, _arguments: dict[str, Any]) -> None:
     """`quit`."""
     shell.ended = True

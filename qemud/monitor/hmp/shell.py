@@ -79,8 +79,13 @@ class Shell:
         self._output.clear()
         return output
 
+    async def phase(self) -> str:
+        """How far the machine has been made."""
+        phase: str = (await self.qmp("query-machine-phase"))["phase"]
+        return phase
+
     async def _run(self, line: str) -> None:
-        found = find(line)
+        found = find(line, await self.phase())
         if found is None:
             return
         command, position = found
@@ -113,8 +118,11 @@ class Shell:
         return {"cpu-index": self.cpu_index or 0}
 
 
-def find(line: str) -> tuple[Command, int] | None:
-    """The command that a line names, and where its arguments begin; None in an empty line.  Raises ArgumentError."""
+def find(line: str, phase: str) -> tuple[Command, int] | None:
+    """The command that a line names, and where its arguments begin; None in an empty line.
+
+    Raises ArgumentError: there is none of that name, or it may not be used in this `phase`.
+    """
     table = COMMANDS
     position = _skip_space(line, 0)
     if position == len(line):
@@ -126,6 +134,10 @@ def find(line: str) -> tuple[Command, int] | None:
         command = table.get(line[position:end])
         if command is None:
             raise ArgumentError(f"unknown command: '{line[:end]}'")
+        if not command.is_available(phase):
+            raise ArgumentError(
+                f"Command '{line[:end]}' not available until machine initialization has completed."
+            )
         position = _skip_space(line, end)
         below = SUBCOMMANDS.get(command.name) if table is COMMANDS else None
         if below is None or position == len(line):

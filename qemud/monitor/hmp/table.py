@@ -10,23 +10,31 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from qemud._generated.table import COMMANDS as QMP_COMMANDS
+from qemud.qapi.runtime.table import READY
+
 
 class Command(NamedTuple):
-    """A row: `arguments` in the notation of `qemud.monitor.hmp.arguments`, `shown` what help shows in their place.
+    """A row: `qmp` is the QMP command that it stands for, if any, and `run` a function of this package, `module:function`.
 
-    `run` is a function of this package, `module:function`; `alias` is another name.
+    `arguments` is in the notation of `qemud.monitor.hmp.arguments`, `shown` what help shows in their place; `alias` is another name.
     """
 
     name: str
-    arguments: str
-    shown: str
+    qmp: str
     run: str
+    arguments: str = ""
+    shown: str = ""
     alias: str = ""
 
     @property
     def title(self) -> str:
         """The name with the other one, as help and errors show it."""
         return f"{self.name}|{self.alias}" if self.alias else self.name
+
+    def is_available(self, phase: str) -> bool:
+        """Whether it may be used in a phase of the machine's making; when all is made, whoever runs it says more."""
+        return phase == READY or not self.qmp or phase in QMP_COMMANDS[self.qmp].phases
 
 
 def _rows(*commands: Command) -> dict[str, Command]:
@@ -36,66 +44,85 @@ def _rows(*commands: Command) -> dict[str, Command]:
 
 
 INFO = _rows(
-    Command("chardev", "", "", "info:chardev"),
-    Command("cpus", "", "", "info:cpus"),
-    Command("history", "", "", "info:history"),
-    Command("iothreads", "", "", "inventory:iothreads"),
-    Command("irq", "", "", "inventory:irq"),
-    Command("kvm", "", "", "info:kvm"),
-    Command("memdev", "", "", "inventory:memdev"),
-    Command("memory_size_summary", "", "", "info:memory_size_summary"),
-    Command("mtree", "flatview:-f", "[-f]", "info:mtree"),
-    Command("name", "", "", "info:name"),
-    Command("numa", "", "", "inventory:numa"),
-    Command("pic", "", "", "inventory:pic"),
-    Command("qom-tree", "path:s?", "[path]", "info:qom_tree"),
-    Command("qtree", "brief:-b", "[-b]", "info:qtree"),
-    Command("ramblock", "", "", "inventory:ramblock"),
-    Command("registers", "cpustate_all:-a,vcpu:i?", "[-a|vcpu]", "info:registers"),
-    Command("roms", "", "", "inventory:roms"),
-    Command("stats", "target:s,names:s?,provider:s?", "target [names] [provider]", "inventory:stats"),
-    Command("status", "", "", "info:status"),
-    Command("trace-events", "name:s?", "[name]", "info:trace_events"),
-    Command("uuid", "", "", "info:uuid"),
-    Command("version", "", "", "info:version"),
+    Command("chardev", "query-chardev", "info:chardev"),
+    Command("cpus", "query-cpus-fast", "info:cpus"),
+    Command("history", "", "info:history"),
+    Command("iothreads", "query-iothreads", "inventory:iothreads"),
+    Command("irq", "x-query-irq", "inventory:irq"),
+    Command("kvm", "query-kvm", "info:kvm"),
+    Command("memdev", "query-memdev", "inventory:memdev"),
+    Command("memory_size_summary", "query-memory-size-summary", "info:memory_size_summary"),
+    Command("mtree", "x-query-mtree", "info:mtree", "flatview:-f", "[-f]"),
+    Command("name", "query-name", "info:name"),
+    Command("numa", "x-query-numa", "inventory:numa"),
+    Command("pic", "x-query-interrupt-controllers", "inventory:pic"),
+    Command("qom-tree", "qom-list", "info:qom_tree", "path:s?", "[path]"),
+    Command("qtree", "x-query-qtree", "info:qtree", "brief:-b", "[-b]"),
+    Command("ramblock", "x-query-ramblock", "inventory:ramblock"),
+    Command("registers", "x-query-registers", "info:registers", "cpustate_all:-a,vcpu:i?", "[-a|vcpu]"),
+    Command("roms", "x-query-roms", "inventory:roms"),
+    Command(
+        "stats",
+        "query-stats",
+        "inventory:stats",
+        "target:s,names:s?,provider:s?",
+        "target [names] [provider]",
+    ),
+    Command("status", "query-status", "info:status"),
+    Command("trace-events", "trace-event-get-state", "info:trace_events", "name:s?", "[name]"),
+    Command("uuid", "query-uuid", "info:uuid"),
+    Command("version", "query-version", "info:version"),
 )
 """What can stand behind `info`."""
 
 COMMANDS = _rows(
-    Command("chardev-add", "args:s", "args", "chardevs:add"),
-    Command("chardev-change", "id:s,args:s", "id args", "chardevs:change"),
-    Command("chardev-remove", "id:s", "id", "chardevs:remove"),
-    Command("chardev-send-break", "id:s", "id", "chardevs:send_break"),
-    Command("cont", "", "", "machine:cont", "c"),
-    Command("cpu", "index:i", "index", "machine:cpu"),
-    Command("device_add", "device:O", "driver[,prop=value][,...]", "objects:device_add"),
-    Command("device_del", "id:s", "device", "objects:device_del"),
-    Command("dumpdtb", "filename:F", "filename", "machine:dumpdtb"),
-    Command("gva2gpa", "addr:l", "addr", "memory:gva2gpa"),
-    Command("help", "name:S?", "[cmd]", "info:help_", "?"),
-    Command("info", "item:s?", "[subcommand]", "info:help_info"),
-    Command("log", "items:s", "item1[,...]", "machine:log"),
-    Command("logfile", "filename:F", "filename", "machine:logfile"),
-    Command("memsave", "val:l,size:i,filename:s", "addr size file", "memory:memsave"),
-    Command("nmi", "", "", "machine:nmi"),
-    Command("object_add", "object:S", "[qom-type=]type,id=str[,prop=value][,...]", "objects:object_add"),
-    Command("object_del", "id:s", "id", "objects:object_del"),
-    Command("pmemsave", "val:l,size:i,filename:s", "addr size file", "memory:pmemsave"),
-    Command("print", "fmt:/,val:l", "/fmt expr", "memory:print_", "p"),
-    Command("qom-get", "path:s,property:s", "path property", "objects:qom_get"),
-    Command("qom-list", "path:s?", "path", "objects:qom_list"),
-    Command("qom-set", "json:-j,path:s,property:s,value:S", "[-j] path property value", "objects:qom_set"),
-    Command("quit", "", "", "machine:quit_", "q"),
-    Command("ringbuf_read", "device:s,size:i", "device size", "chardevs:ringbuf_read"),
-    Command("ringbuf_write", "device:s,data:s", "device data", "chardevs:ringbuf_write"),
-    Command("stop", "", "", "machine:stop", "s"),
-    Command("sum", "start:i,size:i", "addr size", "memory:sum_"),
-    Command("system_powerdown", "", "", "machine:system_powerdown"),
-    Command("system_reset", "", "", "machine:system_reset"),
-    Command("system_wakeup", "", "", "machine:system_wakeup"),
-    Command("trace-event", "name:s,option:b", "name on|off", "machine:trace_event"),
-    Command("x", "fmt:/,addr:l", "/fmt addr", "memory:dump_virtual"),
-    Command("xp", "fmt:/,addr:l", "/fmt addr", "memory:dump_physical"),
+    Command("chardev-add", "chardev-add", "chardevs:add", "args:s", "args"),
+    Command("chardev-change", "chardev-change", "chardevs:change", "id:s,args:s", "id args"),
+    Command("chardev-remove", "chardev-remove", "chardevs:remove", "id:s", "id"),
+    Command("chardev-send-break", "chardev-send-break", "chardevs:send_break", "id:s", "id"),
+    Command("cont", "cont", "machine:cont", alias="c"),
+    Command("cpu", "query-cpus-fast", "machine:cpu", "index:i", "index"),
+    Command("device_add", "device_add", "objects:device_add", "device:O", "driver[,prop=value][,...]"),
+    Command("device_del", "device_del", "objects:device_del", "id:s", "device"),
+    Command("dumpdtb", "dumpdtb", "machine:dumpdtb", "filename:F", "filename"),
+    Command("exit_preconfig", "x-exit-preconfig", "machine:exit_preconfig"),
+    Command("gva2gpa", "x-translate-address", "memory:gva2gpa", "addr:l", "addr"),
+    Command("help", "", "info:help_", "name:S?", "[cmd]", alias="?"),
+    Command("info", "", "info:help_info", "item:s?", "[subcommand]"),
+    Command("log", "x-set-log", "machine:log", "items:s", "item1[,...]"),
+    Command("logfile", "x-set-log", "machine:logfile", "filename:F", "filename"),
+    Command("memsave", "memsave", "memory:memsave", "val:l,size:i,filename:s", "addr size file"),
+    Command("nmi", "inject-nmi", "machine:nmi"),
+    Command(
+        "object_add",
+        "object-add",
+        "objects:object_add",
+        "object:S",
+        "[qom-type=]type,id=str[,prop=value][,...]",
+    ),
+    Command("object_del", "object-del", "objects:object_del", "id:s", "id"),
+    Command("pmemsave", "pmemsave", "memory:pmemsave", "val:l,size:i,filename:s", "addr size file"),
+    Command("print", "", "memory:print_", "fmt:/,val:l", "/fmt expr", alias="p"),
+    Command("qom-get", "qom-get", "objects:qom_get", "path:s,property:s", "path property"),
+    Command("qom-list", "qom-list", "objects:qom_list", "path:s?", "path"),
+    Command(
+        "qom-set",
+        "qom-set",
+        "objects:qom_set",
+        "json:-j,path:s,property:s,value:S",
+        "[-j] path property value",
+    ),
+    Command("quit", "quit", "machine:quit_", alias="q"),
+    Command("ringbuf_read", "ringbuf-read", "chardevs:ringbuf_read", "device:s,size:i", "device size"),
+    Command("ringbuf_write", "ringbuf-write", "chardevs:ringbuf_write", "device:s,data:s", "device data"),
+    Command("stop", "stop", "machine:stop", alias="s"),
+    Command("sum", "x-read-memory", "memory:sum_", "start:i,size:i", "addr size"),
+    Command("system_powerdown", "system_powerdown", "machine:system_powerdown"),
+    Command("system_reset", "system_reset", "machine:system_reset"),
+    Command("system_wakeup", "system_wakeup", "machine:system_wakeup"),
+    Command("trace-event", "trace-event-set-state", "machine:trace_event", "name:s,option:b", "name on|off"),
+    Command("x", "x-read-memory", "memory:dump_virtual", "fmt:/,addr:l", "/fmt addr"),
+    Command("xp", "x-read-memory", "memory:dump_physical", "fmt:/,addr:l", "/fmt addr"),
 )
 """All commands, by name and alias."""
 
