@@ -13,7 +13,10 @@ import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from qemud.monitor.hmp.table import COMMANDS, INFO
 from tests.programs import LIMIT, Console
 
 if TYPE_CHECKING:
@@ -177,6 +180,35 @@ def test_a_machine_is_made_by_hand(daemon: Starter) -> None:
         monitor.console.expect("(qemu) ")
         assert monitor.command("info status") == "VM status: running\n"
         assert monitor.command("exit_preconfig").startswith("Error: The command is permitted only before")
+
+
+WRITES = {"chardev-add", "chardev-change", "dumpdtb", "logfile", "memsave", "object_add", "pmemsave", "quit"}
+"""Commands that make files, or end it all."""
+
+words = st.sampled_from(
+    [
+        *(name for name, command in COMMANDS.items() if command.name not in WRITES),
+        *(f"info {name}" for name in INFO),
+        *("-j", "-f", "/8xb", "/i", "/c", "$pc", "$x31", "0x80000000", "0", "-1"),
+        *("/machine", "/objects", "type", '"', "\\", "a=b,c", "loader,addr=1"),
+    ]
+)
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\t\r\n"), max_size=12)
+
+
+def test_no_line_is_a_defect(daemon: Starter) -> None:
+    monitor = Monitor(daemon, "-machine", "virt", "-display", "none", "-serial", "null", "-S")
+    qmp = monitor.program.qmp
+
+    @settings(max_examples=150)
+    @given(st.lists(words | texts, min_size=1, max_size=5).map(" ".join))
+    def say(line: str) -> None:
+        assert "Internal error" not in qmp.command("human-monitor-command", {"command-line": line})
+
+    with contextlib.closing(monitor.console):
+        say()
+        monitor.console.expect(GREETING)
+        assert monitor.command("print 1") == "0x1\n"
 
 
 @contextlib.contextmanager
