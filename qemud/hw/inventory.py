@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from qemud._generated.types.inventory import HotpluggableCPU, MemoryDeviceInfo
+    from qemud.hw.core.generic_loader import GenericLoader
     from qemud.hw.intc.plic import SifivePlic
+    from qemud.hw.riscv.virt import BootLoader
     from qemud.machine.memory import AddressSpace, RamBlock
     from qemud.machine.services import Services
 
@@ -86,11 +88,11 @@ class InventoryHandlers(InventoryCommands):
 
     async def x_query_irq(self) -> HumanReadableText:
         """`x-query-irq`."""
-        return await self._text(_interrupt_counts)
+        return await self._text(_interrupt_counts, self._plics())
 
     async def x_query_interrupt_controllers(self) -> HumanReadableText:
         """`x-query-interrupt-controllers`."""
-        return await self._text(_interrupt_controllers)
+        return await self._text(_interrupt_controllers, self._plics())
 
     async def x_query_numa(self) -> HumanReadableText:
         """`x-query-numa`."""
@@ -98,16 +100,27 @@ class InventoryHandlers(InventoryCommands):
 
     async def x_query_ramblock(self) -> HumanReadableText:
         """`x-query-ramblock`."""
-        return await self._text(_ram_blocks)
+        return await self._text(_ram_blocks, self._services.vm.memory)
 
     async def x_query_roms(self) -> HumanReadableText:
         """`x-query-roms`."""
-        return await self._text(_loaded_parts)
+        from qemud.hw.core.generic_loader import GenericLoader
+        from qemud.hw.riscv.virt import BootLoader
 
-    async def _text(self, write: Callable[[Services], Iterator[str]]) -> HumanReadableText:
-        """What a function of the services says on the machine thread."""
-        lines = await self._services.vm.mailboxes.call(lambda: list(write(self._services)))
+        loaders = [
+            node for node in self._services.tree.root.walk() if isinstance(node, BootLoader | GenericLoader)
+        ]
+        return await self._text(_loaded_parts, self._services.vm.memory, loaders)
+
+    async def _text(self, write: Callable[..., Iterator[str]], *arguments: object) -> HumanReadableText:
+        """The lines of a function that is called on the machine thread."""
+        lines = await self._services.vm.mailboxes.call(lambda: list(write(*arguments)))
         return HumanReadableText(human_readable_text="".join(f"{line}\n" for line in lines))
+
+    def _plics(self) -> list[SifivePlic]:
+        from qemud.hw.intc.plic import SifivePlic
+
+        return [node for node in self._services.tree.root.walk() if isinstance(node, SifivePlic)]
 
     def _memory_backends(self) -> Iterator[tuple[str, Any]]:
         for name, child in self._services.tree.objects.children.items():
@@ -134,21 +147,15 @@ def _cpu_properties(type_name: str, given: Any) -> dict[str, Any]:
 # -- lines, written on the machine thread --------------------------------------------------------------------------------
 
 
-def _plics(services: Services) -> Iterator[SifivePlic]:
-    from qemud.hw.intc.plic import SifivePlic
-
-    return (node for node in services.tree.root.walk() if isinstance(node, SifivePlic))
-
-
-def _interrupt_counts(services: Services) -> Iterator[str]:
-    for plic in _plics(services):
+def _interrupt_counts(plics: list[SifivePlic]) -> Iterator[str]:
+    for plic in plics:
         yield f"IRQ statistics for {plic.type_name}:"
         for source, count in sorted(plic.counts.items()):
             yield f"{source:2}: {count}"
 
 
-def _interrupt_controllers(services: Services) -> Iterator[str]:
-    for plic in _plics(services):
+def _interrupt_controllers(plics: list[SifivePlic]) -> Iterator[str]:
+    for plic in plics:
         state = plic.state
         words = len(state.pending)
         yield f"{plic.type_name}: {plic.path}"
@@ -183,30 +190,19 @@ def _blocks(memory: AddressSpace) -> list[_Mapped]:
     return sorted(found.values(), key=lambda mapped: -mapped.block.size)
 
 
-def _ram_blocks(services: Services) -> Iterator[str]:
+def _ram_blocks(memory: AddressSpace) -> Iterator[str]:
     page = f"{mmap.PAGESIZE >> 10} KiB"
     heads = ("Block Name", "PSize", "Offset", "Used", "Total", "HVA", "RO")
     yield "{:>24} {:>8}  {:>18} {:>18} {:>18} {:>18} {:>3}".format(*heads)
     offset = 0
-    for block, readonly in _blocks(services.vm.memory):
+    for block, readonly in _blocks(memory):
         sizes = f"0x{offset:016x} 0x{block.size:016x} 0x{block.size:016x} 0x{block.address:016x}"
         yield f"{block.name:>24} {page:>8}  {sizes} {'ro' if readonly else 'rw':>3}"
         offset += block.size
 
 
-def _loaded_parts(services: Services) -> Iterator[str]:
-    from qemud.hw.core.generic_loader import GenericLoader
-    from qemud.hw.riscv.virt import BootLoader
-
-    parts: list[tuple[int, int, str]] = []
-    for node in services.tree.root.walk():
-        if isinstance(node, BootLoader):
-            boot = node.boot
-            parts += [(part.address, part.size, part.name) for part in boot.plan.parts]
-            parts.append((boot.fdt_address, len(boot.device_tree), "fdt"))
-        elif isinstance(node, GenericLoader):
-            parts += [(part.address, part.size, part.name) for part in node.plan.parts]
-    for address, size, name in sorted(parts):
-        section = services.vm.memory.find(address)
+def _loaded_parts(memory: AddressSpace, loaders: list[BootLoader | GenericLoader]) -> Iterator[str]:
+    for address, size, name in sorted(each for loader in loaders for each in loader.contents()):
+        section = memory.find(address)
         kind = "rom" if section is not None and section.kind is SectionKind.ROM else "ram"
         yield f'addr={address:016x} size=0x{size:06x} mem={kind} name="{name}"'

@@ -84,10 +84,9 @@ class BootPlan:
     def __init__(self) -> None:
         self._parts: list[Part] = []  # by address
 
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """The parts, by address."""
-        return tuple(self._parts)
+    def contents(self) -> list[tuple[int, int, str]]:
+        """Address, size and name of each part."""
+        return [(part.address, part.size, part.name) for part in self._parts]
 
     def add(self, parts: Iterable[Part]) -> None:
         """Add parts; two that overlap are refused with both names."""

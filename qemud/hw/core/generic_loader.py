@@ -47,16 +47,20 @@ class GenericLoader(Device, type_name="loader", options=LoaderOptions, user_crea
         except GenericError:
             plan.close()
             raise
-        self.plan = plan
+        self._plan = plan
         self._entry = entry
+
+    def contents(self) -> list[tuple[int, int, str]]:
+        """What it puts into memory: address, size and name of each part."""
+        return self._plan.contents()
 
     def unrealize(self) -> None:
         """Forget the file."""
-        self.plan.close()
+        self._plan.close()
 
     def reset_exit(self) -> None:
         """Put everything in its place, now that all other devices are reset."""
-        self.plan.write(self.machine.memory)
+        self._plan.write(self.machine.memory)
         options = self.options
         if options.cpu_num != _NO_CPU and not options.data_len:
             self.machine.vcpus[options.cpu_num].pc = self._entry

@@ -59,6 +59,10 @@ class BootLoader(Device, type_name="riscv-boot-loader"):
         self.boot = boot
         self.firmware = firmware
 
+    def contents(self) -> list[tuple[int, int, str]]:
+        """What it puts into memory: address, size and name of each part."""
+        return [*self.boot.plan.contents(), (self.boot.fdt_address, len(self.boot.device_tree), "fdt")]
+
     def reset_hold(self) -> None:
         """Fill memory and, with the built-in firmware, put the hart to the kernel's beginning."""
         self.boot.write(self.machine.memory)
@@ -187,7 +191,7 @@ class VirtMachine(
 
     def _add_uart(self) -> Ns16550a:
         chardev = self.serials[0] if self.serials else None
-        options = SerialMmOptions(baudbase=layout.UART0_BAUDBASE)
+        options = SerialMmOptions()
         uart = Ns16550a(options)
         if chardev is not None:
             from qemud.chardev.frontend import Frontend
