@@ -81,10 +81,8 @@ class Assembly:
         except Exception:
             # Not when the process is told to end meanwhile: the machine thread may never answer then.
             await services.vm.mailboxes.call(self._scrap)
-            fresh = type(machine)(machine.options)
             services.tree.root.abandon("machine")
-            services.tree.set_machine(fresh)
-            self._machine = fresh
+            self._machine = create_machine(services, self._options, machine.options)
             raise
         finally:
             self.busy = False

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 DEFAULT_MACHINE = "virt"
 
+NEWEST = {"virt": "virt-10.0"}
+"""Which version a name without one means; `qemud.hw.boards`, where it is said too, costs a start more than a greeting should."""
+
 ACCELERATORS = frozenset({"tcg"})
 """Engines by QEMU's names: management tools know Unicorn's translator, which is QEMU's, as that."""
 
@@ -59,6 +62,12 @@ def machine_options(line: CommandLine) -> MachineOptions:
         raise UsageError(f"machine '{kind}' has no USB controller: usb=on was given, usb=off was expected")
     choose_accelerator(line, options.accel)
     return cast("MachineOptions", options)
+
+
+def board_name(options: MachineOptions) -> str:
+    """The full name of the board that is asked for, with its version."""
+    name: str = cast("Any", options).type.value
+    return NEWEST.get(name, name)
 
 
 def check_options(options: Any) -> None:
@@ -141,8 +150,11 @@ def set_actions(actions: Actions, line: CommandLine) -> None:
         actions.set(line.action.reboot, line.action.shutdown, line.action.panic)
 
 
-def create_machine(services: Services, options: MachineOptions) -> Any:
-    """The board as an object in its place in the tree: its properties can be read and set, nothing is built."""
+def create_machine(services: Services, options: MachineOptions, values: Any = None) -> Any:
+    """The board as an object in its place in the tree: its properties can be read and set, nothing is built.
+
+    `values` is the struct with its properties, those of `options` by default.
+    """
     from qemud.hw.boards import find_board, make_machine
     from qemud.qom.types import types
     from qemud.qom.userobjects import struct_from
@@ -151,8 +163,9 @@ def create_machine(services: Services, options: MachineOptions) -> Any:
     assert board is not None  # the schema's enumeration and the boards are held to each other
     cls = types.find(board.qom_type)
     assert cls is not None
-    machine = make_machine(board, struct_from(cls.options_type, options))
+    machine = make_machine(board, values or struct_from(cls.options_type, options))
     services.tree.set_machine(machine)
+    machine.apply_overlay()
     return machine
 
 

@@ -97,6 +97,7 @@ class Daemon:
 
         self.vm: VirtualMachine | None = None
         self._built = False
+        self.board = ""  # which one, by its full name
         self.events = Events(self.loop.call_later)
         self.chardevs = Chardevs(
             report=report,
@@ -124,12 +125,14 @@ class Daemon:
     def tree(self) -> Tree:
         """The composition tree, once something is to be put into it."""
         from qemud.chardev.objects import tree_hooks
+        from qemud.hw.versions import overlay_of
         from qemud.qom.tree import Tree
 
         tree = self.services.tree = Tree()
         tree.root.globals += [
             (given.driver, given.property, given.value) for given in self.line.global_ or ()
         ]
+        tree.root.overlay = overlay_of(self.board)
         self.chardevs.watch(*tree_hooks(tree))
         return tree
 
@@ -137,7 +140,7 @@ class Daemon:
 
     async def open(self) -> Opened:
         """Make what can be seen from outside: character devices and the monitors on them."""
-        from qemud.daemon.machine import machine_options
+        from qemud.daemon.machine import board_name, machine_options
 
         line = self.line
         if line.add_fd:
@@ -151,6 +154,7 @@ class Daemon:
         signals.watch(self.loop, self._on_signal)
         self._undo += [self.chardevs.close_all, self.monitors.close_all]
         options = machine_options(line)
+        self.board = board_name(options)
         for text in line.object or ():
             await self._add_object(text)
         for text in line.chardev or ():

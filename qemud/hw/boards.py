@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from qemud.hw.versions import overlay_of
 from qemud.qom.machine import Machine
 from qemud.qom.properties import Provenance
 from qemud.qom.types import types
@@ -75,4 +76,6 @@ def make_machine(
     cls = types.find(board.qom_type)
     assert cls is not None
     assert issubclass(cls, Machine)
-    return cls(options, creator=creator)
+    machine = cls(options, creator=creator)
+    machine.overlay = overlay_of(board.name)
+    return machine

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from qemud._generated.commands.machine import MachineCommands
 from qemud._generated.types.machine import (
+    CompatProperty,
     CpuDefinitionInfo,
     CpuInfoFast,
     CpuInstanceProperties,
@@ -47,9 +48,10 @@ class MachineHandlers(MachineCommands):
         """`query-kvm`."""
         return KvmInfo(enabled=False, present=False)
 
-    async def query_machines(self) -> list[MachineInfo]:
+    async def query_machines(self, *, compat_props: bool = False) -> list[MachineInfo]:
         """`query-machines`."""
         from qemud.hw.boards import BOARDS
+        from qemud.hw.versions import overlay_of
 
         return [
             MachineInfo(
@@ -63,6 +65,12 @@ class MachineHandlers(MachineCommands):
                 default_cpu_type=board.default_cpu_type,
                 default_ram_id=board.default_ram_id,
                 acpi=False,
+                compat_props=[
+                    CompatProperty(qom_type=type_name, property=name, value=_text(value))
+                    for type_name, name, value in overlay_of(board.name)
+                ]
+                if compat_props
+                else None,
             )
             for board in BOARDS
         ]
@@ -119,3 +127,8 @@ class MachineHandlers(MachineCommands):
         """The processors' objects, in the order of their numbers."""
         found = [node for node in self._services.tree.root.walk() if node.is_a("cpu")]
         return sorted(found, key=lambda cpu: cpu.index)
+
+
+def _text(value: object) -> str:
+    """A property's value as on the command line."""
+    return ("on" if value else "off") if isinstance(value, bool) else str(value)

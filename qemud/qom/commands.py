@@ -17,6 +17,7 @@ from qemud._generated.types.qom import (
     ObjectPropertyInfo,
     ObjectPropertyValue,
     ObjectTypeInfo,
+    PropertyProvenance,
 )
 from qemud.qapi.runtime.errors import DeviceNotFound, GenericError, QmpError
 from qemud.qapi.runtime.fields import UNSET
@@ -81,16 +82,28 @@ class QomHandlers(QomCommands):
             for info in self._services.tree.get(path).list_properties()
         ]
 
-    async def qom_list_get(self, *, paths: list[str]) -> list[ObjectPropertiesValues]:
+    async def qom_list_get(
+        self, *, paths: list[str], provenance: bool = False
+    ) -> list[ObjectPropertiesValues]:
         """The properties of several objects with their values."""
         found = [self._services.tree.get(path) for path in paths]
-        return [ObjectPropertiesValues(properties=await self._values(each)) for each in found]
+        return [
+            ObjectPropertiesValues(properties=await self._values(each, provenance=provenance))
+            for each in found
+        ]
 
-    async def _values(self, target: Object) -> list[ObjectPropertyValue]:
+    async def _values(self, target: Object, *, provenance: bool) -> list[ObjectPropertyValue]:
+        values: list[ObjectPropertyValue]
         if _lives_in_machine(target):
-            values: list[ObjectPropertyValue] = await self._services.vm.mailboxes.call(_read_all, target)
-            return values
-        return _read_all(target)
+            values = await self._services.vm.mailboxes.call(_read_all, target)
+        else:
+            values = _read_all(target)
+        if provenance:
+            options = {given.name for given in types.properties(target.type_name) if given.writable}
+            for value in values:
+                if value.name in options:
+                    value.provenance = PropertyProvenance(target.provenance_of(value.name).value)
+        return values
 
     async def qom_get(self, *, path: str, property: str) -> Any:  # noqa: A002 - the schema's name
         """The value of a property."""

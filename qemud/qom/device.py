@@ -64,6 +64,10 @@ DEVICE_PROPERTIES = (
 """Names and types of what every device shows."""
 
 
+_BELOW_GLOBALS = frozenset((Provenance.DEFAULT, Provenance.VERSION, Provenance.GLOBAL))
+"""Whose values those of `-global` replace."""
+
+
 class Unconnected:
     """A line that leads nowhere."""
 
@@ -159,6 +163,7 @@ class Device(Resettable, type_name="device", abstract=True):
         """Realize the device on `bus` (if it needs one) and then the devices below it; all or nothing."""
         assert not self.realized
         assert not self.abstract
+        self.apply_overlay()
         self._apply_globals()
         self.machine = machine
         if bus is not None:
@@ -215,7 +220,7 @@ class Device(Resettable, type_name="device", abstract=True):
             if not self.is_a(driver):
                 continue
             try:
-                if self.provenance_of(name) in {Provenance.DEFAULT, Provenance.GLOBAL}:
+                if self.provenance_of(name) in _BELOW_GLOBALS:
                     from qemud.qapi.runtime.keyval import parse_keyval_type
 
                     self.set_property(name, value, Provenance.GLOBAL, parse=parse_keyval_type)

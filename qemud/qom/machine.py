@@ -35,6 +35,8 @@ class Machine(Object, type_name="machine", abstract=True):
     """Types of sysbus devices that `-device` may add."""
 
     machine: Any = None
+    overlay: tuple[tuple[str, str, Any], ...] = ()
+    """What its version says of properties: types, properties, values as in JSON."""
 
     def __init__(
         self, options: msgspec.Struct | None = None, *, creator: Provenance = Provenance.USER

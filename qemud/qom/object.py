@@ -450,6 +450,15 @@ class Object:
         """Note who gave an option its value."""
         self._provenance[name] = provenance
 
+    def apply_overlay(self) -> None:
+        """Give options that have the schema's default the values of the machine's version."""
+        root = self.root
+        if not isinstance(root, Root):
+            return
+        for type_name, name, value in root.overlay:
+            if self.is_a(type_name) and self.provenance_of(name) in {Provenance.DEFAULT, Provenance.VERSION}:
+                self.set_property(name, value, Provenance.VERSION)
+
     def _has(self, name: str) -> bool:
         return (
             name in self._children
@@ -465,10 +474,15 @@ class Container(Object, type_name="container"):
 
 
 class Root(Container):
-    """The top of a composition tree.  `globals` are the (driver, property, value) of `-global`, in their order."""
+    """The top of a composition tree.
+
+    `overlay` is what the machine's version says: types, properties and values as in JSON.  `globals` are the (driver, property,
+    value) of `-global`, in their order.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.overlay: tuple[tuple[str, str, Any], ...] = ()
         self.globals: list[tuple[str, str, str]] = []
 
 

@@ -25,8 +25,9 @@ class Provenance(enum.Enum):
     """Where a property's value came from, weakest first."""
 
     DEFAULT = "default"  # the schema
-    MACHINE = "machine"  # the board, or its version
+    VERSION = "machine-version"  # the version of the board
     GLOBAL = "global"  # -global
+    MACHINE = "machine"  # the board's own code, which wires its parts
     USER = "user"  # whoever created the object, or set it later
     GUEST = "guest"  # software in the machine
 

@@ -47,6 +47,7 @@ class Tree:
     def set_machine(self, machine: Object) -> None:
         """Put the board in its place."""
         self.root.add_child("machine", machine)
+        self.root.overlay = getattr(machine, "overlay", ())
 
     def add_alias(self, path: str, target: Object) -> None:
         """Let the absolute `path` lead to `target` as well; what has that path by right comes first."""

@@ -68,6 +68,7 @@ async def add_object(tree: Tree, arguments: Any, creator: Provenance = Provenanc
     made.id = name
     tree.objects.add_child(name, made)
     try:
+        made.apply_overlay()
         made.resolve_links()
         await made.complete()
     except BaseException:

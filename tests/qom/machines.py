@@ -41,6 +41,8 @@ class Vm:
 class Services:
     """A process with a machine of type `test-machine`, built."""
 
+    startup = None  # it was made at once
+
     def __init__(self) -> None:
         self.tree = Tree()
         self.vm = Vm()

@@ -40,5 +40,4 @@ PLIC_CONTEXT_STRIDE = 0x1000
 
 TIMEBASE_FREQUENCY = 10_000_000
 UART0_CLOCK = 3_686_400
-UART0_BAUDBASE = 399_193
-"""What QEMU's board sets; the guest is told UART0_CLOCK all the same."""
+"""What the guest is told; the baud rate that the UART counts from is in `qemud.hw.versions`."""
