@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 
 
 def main() -> int:
     """Run the command; the result is the exit status."""
+    # Until the daemon watches for signals they end it, as any program.  Python's own way, KeyboardInterrupt, shows a traceback,
+    # and is lost where it happens to be raised in a callback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Classes and functions that are being imported are no garbage, and looking for some takes as long as a tenth of the start.
     # `qemud.daemon.startup` looks again when the machine is there.
     gc.disable()

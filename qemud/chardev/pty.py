@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pty
 import select
 import termios
 import tty
@@ -58,7 +57,7 @@ class PtyChardev(DescriptorChardev):
     async def open(self) -> None:
         """GenericError: there are no more pseudo-terminals, or the link cannot be made."""
         try:
-            self._fd, terminal = pty.openpty()
+            self._fd, terminal = os.openpty()
         except OSError as error:
             raise GenericError(f"Failed to create PTY: {os.strerror(error.errno or 0)}") from None
         try:

@@ -63,6 +63,19 @@ def test_signals_end_the_process_cleanly(daemon: Starter, number: signal.Signals
     assert f"terminating on signal {number.value} from pid {os.getpid()} (" in program.stderr
 
 
+def test_an_interrupt_before_all_that_shows_no_traceback(tmp_path: Path):
+    fifo = tmp_path / "events"
+    os.mkfifo(fifo)
+    with subprocess.Popen(
+        [QEMUD, *NONE, "-trace", f"events={fifo}"], stderr=subprocess.PIPE, text=True
+    ) as process:
+        writer = os.open(fifo, os.O_WRONLY)  # waits for who reads
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=LIMIT)
+        os.close(writer)
+    assert (process.returncode, said) == (-signal.SIGINT, "")
+
+
 def test_a_signal_ends_what_waits_for_its_first_client(tmp_path: Path):
     sock = tmp_path / "qmp"
     with subprocess.Popen(
