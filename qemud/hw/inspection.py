@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from qemud.machine.memory import AddressSpace, Section
     from qemud.machine.services import Services
 
+    Properties = dict[Device, list[DeviceTreeProperty]]
+
 MAX_READ = 1 << 16
 """Bytes that one x-read-memory gives: less than 2 ms of the machine's time."""
 
@@ -86,12 +88,16 @@ class InspectionHandlers(InspectionCommands):
 
     async def x_query_qtree(self) -> list[DeviceTreeBus]:
         """`x-query-qtree`."""
-        buses = [
-            node
-            for node in self._services.tree.root.walk()
-            if isinstance(node, Bus) and (not isinstance(node.parent, Device) or node.parent.bus is None)
+        buses = [node for node in self._services.tree.root.walk() if isinstance(node, Bus)]
+        devices = [device for bus in buses for device in bus.devices]
+        properties = await self._services.vm.mailboxes.call(
+            lambda: {device: _properties(device) for device in devices}
+        )
+        return [
+            _bus(bus, properties)
+            for bus in buses
+            if not isinstance(bus.parent, Device) or bus.parent.bus is None
         ]
-        return await self._services.vm.mailboxes.call(lambda: [_bus(bus) for bus in buses])
 
     async def x_query_log(self) -> list[LogItemInfo]:
         """`x-query-log`."""
@@ -148,13 +154,15 @@ def _region(section: Section) -> MemoryRegionInfo:
     )
 
 
-def _bus(bus: Bus) -> DeviceTreeBus:
+def _bus(bus: Bus, properties: Properties) -> DeviceTreeBus:
     return DeviceTreeBus(
-        name=bus.bus_name, type=bus.type_name, devices=[_device(device) for device in reversed(bus.devices)]
+        name=bus.bus_name,
+        type=bus.type_name,
+        devices=[_device(device, properties) for device in reversed(bus.devices) if device in properties],
     )
 
 
-def _device(device: Device) -> DeviceTreeDevice:
+def _device(device: Device, properties: Properties) -> DeviceTreeDevice:
     registers_ = []
     irqs = 0
     if isinstance(device, SysBusDevice):
@@ -165,18 +173,21 @@ def _device(device: Device) -> DeviceTreeDevice:
         id=device.id,
         path=device.path,
         irqs=irqs,
-        properties=[
-            DeviceTreeProperty(
-                name=given.name,
-                type=property_info(given, device=True).type,
-                value=_value(device, given.name),
-            )
-            for given in types.properties(device.type_name)
-            if given.writable
-        ],
+        properties=properties[device],
         registers=registers_,
-        buses=[_bus(child) for child in device.children.values() if isinstance(child, Bus)],
+        buses=[_bus(child, properties) for child in device.children.values() if isinstance(child, Bus)],
     )
+
+
+def _properties(device: Device) -> list[DeviceTreeProperty]:
+    """What the device was given, and what has become of that. Machine thread."""
+    return [
+        DeviceTreeProperty(
+            name=given.name, type=property_info(given, device=True).type, value=_value(device, given.name)
+        )
+        for given in types.properties(device.type_name)
+        if given.writable
+    ]
 
 
 def _value(device: Device, name: str) -> Any:
