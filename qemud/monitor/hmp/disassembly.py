@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 MAX_INSTRUCTIONS = 1 << 14
 _LONGEST = 4
-_CHUNK = 4096
+_CHUNK = 1024
+"""Bytes between two looks at what else there is to do."""
 
 
 async def disassemble(shell: Shell, address: int, count: int, where: dict[str, int]) -> None:

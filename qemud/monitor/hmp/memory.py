@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 MAX_DUMP = 1 << 20
 """Bytes that one command shows at most: the text of a megabyte has many."""
 
-_CHUNK = 4096
+_CHUNK = 1024
+"""Bytes between two looks at what else there is to do."""
 _ADDRESS = (1 << 64) - 1
 _CHARACTERS = {0x27: "\\'", 0x5C: "\\\\", 0x0A: "\\n", 0x0D: "\\r"}
 
