@@ -28,7 +28,7 @@ import os
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Protocol
 
-from qemud.logs import trace, traced
+from qemud.logs import guest_error, trace, traced
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
@@ -186,6 +186,13 @@ class Section:
                 shift += piece
             return low
         if not self.min_access <= size <= self.max_access:
+            guest_error(
+                "memory",
+                "load of a size that is not taken",
+                region=self.name,
+                offset=f"{offset:#x}",
+                size=size,
+            )
             raise MemoryFault(self.base + offset, write=False)
         value = self.ops.read(offset, size) & ((1 << 8 * size) - 1)
         if "memory_region_ops_read" in traced:
@@ -203,6 +210,13 @@ class Section:
                 shift += piece
             return
         if not self.min_access <= size <= self.max_access:
+            guest_error(
+                "memory",
+                "store of a size that is not taken",
+                region=self.name,
+                offset=f"{offset:#x}",
+                size=size,
+            )
             raise MemoryFault(self.base + offset, write=True)
         if "memory_region_ops_write" in traced:
             trace("memory_region_ops_write", region=self.name, offset=offset, size=size, value=value)

@@ -97,6 +97,7 @@ class Vm:
         self.clock = VirtualClock(self.time)
         self.clock.start()
         self.host_clock = HostClock(self.host_time)
+        self.rtc_offset = 0
         self.memory = AddressSpace()
         self.vcpus: list[Any] = [FakeVcpu()]
         self.requests: list[tuple[Any, ...]] = []

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from qemud.accel.unicorn import layout, library
 from qemud.accel.unicorn.native import create_core
+from qemud.accel.unicorn.outside import outside_ram
 from qemud.machine.memory import MemoryFault, SectionKind
 from qemud.machine.vcpu import Exit
 from qemud.qapi.runtime.errors import GenericError
@@ -190,13 +191,7 @@ class RiscvVcpu:
                 )
 
     def _update_registers(self) -> None:
-        self._core.set_registers(
-            [
-                (section.base, section.end, section.cpu_read, section.cpu_write)
-                for section in self._space
-                if section.kind is SectionKind.MMIO
-            ]
-        )
+        self._core.set_registers(outside_ram(self._space))
 
     def _map(self) -> None:
         """Give the engine its memory; a map that has changed since needs a fresh engine."""
@@ -491,7 +486,6 @@ def _check(state: RiscvCpuState) -> None:
     checks: list[tuple[str, int, bool]] = [
         ("x0", state.x[0], state.x[0] == 0),
         ("priv", state.priv, state.priv in PRIVILEGES),
-        ("x0", state.x[0], state.x[0] == 0),
         ("satp", state.satp, state.satp >> 60 in SATP_MODES),
         ("fflags", state.fflags, state.fflags < 32),
         ("frm", state.frm, state.frm < 8),

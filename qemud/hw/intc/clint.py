@@ -19,6 +19,7 @@ from qemud._generated.types.hw_riscv import (
     RiscvAclintSwiOptions,
     RiscvAclintSwiState,
 )
+from qemud.logs import guest_error
 from qemud.machine.clock import NS_PER_SECOND
 from qemud.qapi.runtime.errors import GenericError
 from qemud.qom.device import SysBusDevice
@@ -86,13 +87,19 @@ class AclintSwi(
         """MSIP; SETSSIP and what is no register are 0."""
         del size
         hart = offset >> 2
-        return self.state.msip[hart] if hart < self.options.num_harts else 0
+        if hart < self.options.num_harts:
+            return self.state.msip[hart]
+        guest_error("riscv.aclint.swi", "load from no register", offset=f"{offset:#x}")
+        return 0
 
     def write(self, offset: int, value: int, size: int) -> None:
         """Bit 0 raises or lowers MSIP; SETSSIP only raises."""
         del size
         hart = offset >> 2
         if hart >= self.options.num_harts:
+            guest_error(
+                "riscv.aclint.swi", "store to no register", offset=f"{offset:#x}", value=f"{value:#x}"
+            )
             return
         if self.options.sswi:
             if value & 1:
@@ -206,6 +213,8 @@ class AclintMtimer(
             value = self.time()
         elif 0 <= (hart := (offset - self.options.timecmp_base) >> 3) < self.options.num_harts:
             value = self.state.timecmp[hart]
+        else:
+            guest_error("riscv.aclint.mtimer", "load from no register", offset=f"{offset:#x}")
         return value if size == 8 else value >> (8 * (offset & 4)) & 0xFFFF_FFFF
 
     def write(self, offset: int, value: int, size: int) -> None:
@@ -220,6 +229,10 @@ class AclintMtimer(
         elif 0 <= (hart := (offset - self.options.timecmp_base) >> 3) < self.options.num_harts:
             self.state.timecmp[hart] = _merge(self.state.timecmp[hart], offset, value, size)
             self._compare(hart)
+        else:
+            guest_error(
+                "riscv.aclint.mtimer", "store to no register", offset=f"{offset:#x}", value=f"{value:#x}"
+            )
 
     def _compare(self, hart: int) -> None:
         """The interrupt is pending while MTIME >= MTIMECMP."""

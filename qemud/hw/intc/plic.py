@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from qemud._generated.types.hw_riscv import SifivePlicOptions, SifivePlicState
+from qemud.logs import guest_error
 from qemud.qapi.runtime.errors import GenericError
 from qemud.qom.device import SysBusDevice
 
@@ -159,9 +160,13 @@ class SifivePlic(
             context, register = divmod(offset - options.context_base, options.context_stride)
             if register == 0:
                 return self.state.threshold[context]
-            return self._claim(context) if register == 4 else 0
-        found = self._array(offset)
+            if register == 4:
+                return self._claim(context)
+            found = None
+        else:
+            found = self._array(offset)
         if found is None:
+            guest_error("riscv.sifive.plic", "load from no register", offset=f"{offset:#x}")
             return 0
         words, index, _ = found
         return words[index]
@@ -174,13 +179,20 @@ class SifivePlic(
             context, register = divmod(offset - options.context_base, options.context_stride)
             if register == 0:
                 self._set_priority(self.state.threshold, context, value)
-            elif register == 4:
+                return
+            if register == 4:
                 self._complete(context, value)
+                return
+            found = None
+        else:
+            found = self._array(offset)
+        if found is None:
+            guest_error(
+                "riscv.sifive.plic", "store to no register", offset=f"{offset:#x}", value=f"{value:#x}"
+            )
             return
-        found = self._array(offset)
-        if found is not None:
-            words, index, store = found
-            store(words, index, value)
+        words, index, store = found
+        store(words, index, value)
 
     def _array(self, offset: int) -> tuple[list[int], int, Callable[[list[int], int, int], None]] | None:
         """Which element of which array a register is, and how it is written."""
@@ -255,6 +267,7 @@ class SifivePlic(
 
     def _complete(self, context: int, source: int) -> None:
         if not 0 < source < self.options.num_sources:
+            guest_error("riscv.sifive.plic", "completion of a source that does not exist", source=source)
             return
         state = self.state
         word, bit = source >> 5, 1 << (source & 31)
@@ -278,5 +291,6 @@ def _words(options: SifivePlicOptions) -> int:
     return (options.num_sources + 31) // 32
 
 
-def _ignore(_words: list[int], _index: int, _value: int) -> None:
+def _ignore(_words: list[int], index: int, value: int) -> None:
     """A register that cannot be written."""
+    guest_error("riscv.sifive.plic", "store to a read-only register", index=index, value=f"{value:#x}")

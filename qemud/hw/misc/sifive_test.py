@@ -2,7 +2,7 @@
 
     offset 0, write: bits 0 to 15 the verdict, bits 16 to 31 a status
 
-PASS is a power-off, FAIL one after a crash, RESET a reset; everything else is ignored.
+PASS is a power-off, FAIL one after a crash, RESET a reset; everything else is logged as the guest's error.
 
 Source: Linux 6.12, Documentation/devicetree/bindings/mfd/syscon.yaml ("sifive,test1") and its drivers syscon-poweroff, syscon-reboot.
 """
@@ -10,6 +10,7 @@ Source: Linux 6.12, Documentation/devicetree/bindings/mfd/syscon.yaml ("sifive,t
 from __future__ import annotations
 
 from qemud._generated.types.run_state import ShutdownCause
+from qemud.logs import guest_error
 from qemud.qom.device import SysBusDevice
 
 SIZE = 0x1000
@@ -40,6 +41,7 @@ class SifiveTest(SysBusDevice, type_name="riscv.sifive.test"):
         """Do what the verdict says, with the upper half as the exit status."""
         del size
         if offset != 0:
+            guest_error("riscv.sifive.test", "store to no register", offset=f"{offset:#x}")
             return
         status = value >> 16
         match value & 0xFFFF:
@@ -49,5 +51,5 @@ class SifiveTest(SysBusDevice, type_name="riscv.sifive.test"):
                 self.machine.guest_panicked(status)
             case Finisher.RESET:
                 self.machine.request_reset(ShutdownCause.GUEST_RESET)
-            case _:
-                pass
+            case verdict:
+                guest_error("riscv.sifive.test", "unknown verdict", verdict=f"{verdict:#x}")

@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qemud._generated.types.hw_riscv import GoldfishRtcState
+from qemud.logs import guest_error
 from qemud.qom.device import SysBusDevice
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class GoldfishRtc(SysBusDevice, type_name="goldfish_rtc", state=GoldfishRtcState
             case Reg.ALARM_STATUS:
                 return int(state.alarm_running)
             case _:
+                guest_error("goldfish_rtc", "load from no readable register", offset=f"{offset:#x}")
                 return 0
 
     def write(self, offset: int, value: int, size: int) -> None:
@@ -135,7 +137,7 @@ class GoldfishRtc(SysBusDevice, type_name="goldfish_rtc", state=GoldfishRtcState
                 state.irq_pending = False
                 self._update_irq()
             case _:
-                pass
+                guest_error("goldfish_rtc", "store to no writable register", offset=f"{offset:#x}")
 
     def _set_time(self, time: int) -> None:
         state = self.state

@@ -14,12 +14,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from qemud._generated.types.hw_riscv import RiscvSbiState
-from qemud.hw.riscv.sbi.extension import MASK64, NOT_SUPPORTED, Extension, low32
+from qemud.hw.riscv.sbi.extension import MASK64, NOT_SUPPORTED, Extension, Result, low32
 from qemud.hw.riscv.sbi.harts import Hsm, Ipi, Rfence
 from qemud.hw.riscv.sbi.legacy import EIDS as LEGACY_EIDS
 from qemud.hw.riscv.sbi.legacy import Legacy
 from qemud.hw.riscv.sbi.system import Base, DebugConsole, SystemReset, Time
-from qemud.logs import trace, traced
+from qemud.logs import trace, traced, unimplemented
 from qemud.machine.memory import MemoryFault
 from qemud.qom.device import Device
 
@@ -131,13 +131,18 @@ class Firmware(Device, type_name="riscv-sbi", state=RiscvSbiState):
         args = tuple(vcpu.gpr(_A0 + n) for n in range(6))
         if "riscv_sbi_call" in traced:
             trace("riscv_sbi_call", extension=eid, function=low32(vcpu.gpr(_A6)), arguments=args[:3])
+        result: Result | None
         if eid in LEGACY_EIDS:
             result = self._legacy.call(eid, args)
             if result is not None:
                 vcpu.set_gpr(_A0, result.error & MASK64)
             return True
         extension = self._extensions.get(eid)
-        result = NOT_SUPPORTED if extension is None else extension.call(low32(vcpu.gpr(_A6)), args)
+        if extension is None:
+            unimplemented("riscv-sbi", "call of an extension that is not built", extension=f"{eid:#x}")
+            result = NOT_SUPPORTED
+        else:
+            result = extension.call(low32(vcpu.gpr(_A6)), args)
         if result is not None:
             vcpu.set_gpr(_A0, result.error & MASK64)
             vcpu.set_gpr(_A1, result.value & MASK64)
