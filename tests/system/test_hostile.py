@@ -38,7 +38,7 @@ def seeds(count: int) -> list[int]:
 
 
 @pytest.mark.needs("make", "riscv64-linux-gnu-gcc")
-@pytest.mark.parametrize("name", ["mmio", "sbi"])
+@pytest.mark.parametrize("name", ["compare", "mmio", "sbi"])
 def test_the_source_builds_to_the_committed_guest(tmp_path: Path, name: str) -> None:
     target = f"{tmp_path}/{name}.bin"
     subprocess.run(
