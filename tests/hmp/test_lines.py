@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import pytest
 from hypothesis import given
@@ -223,6 +224,27 @@ def test_sum_is_the_bsd_checksum_and_takes_holes_for_zeros():
     for byte in contents + bytes(100):
         total = ((total >> 1 | total << 15) + byte) & 0xFFFF
     assert run("sum 0x100 300", replies) == f"{total:05d}\n"
+
+
+def test_instructions_end_where_memory_does():
+    # addi sp, sp, -16; ret (compressed); half an instruction
+    replies = {
+        "query-cpus-fast": [{"cpu-index": 0}],
+        "x-read-memory": memory(bytes.fromhex("130101ff 8280 1301"), 0x80000000),
+    }
+    assert run("xp /3i 0x80000000", replies).splitlines() == [
+        "0x80000000:  ff010113          addi                    sp,sp,-0x10",
+        "0x80000004:  8082              c.jr                    ra",
+        "0x80000006:  Address 0x80000006 is out of bounds.",
+    ]
+    assert run("xp /100000i 0", replies).startswith("Error: 100000 instructions were asked for, at most ")
+    assert run("xp /i 0", {"query-cpus-fast": []}) == "Can not dump without CPU\n"
+
+
+def test_a_disassembler_is_optional(monkeypatch):
+    monkeypatch.setitem(sys.modules, "capstone", None)
+    said = run("x /i 0", {"query-cpus-fast": [{"cpu-index": 0}]})
+    assert said == "Error: showing instructions takes the Python package 'capstone', which is not installed\n"
 
 
 def test_figures_with_their_units():

@@ -10,12 +10,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import qemud.demo
 from qemud.monitor.hmp.table import COMMANDS, INFO
 from tests.programs import LIMIT, Console
 
@@ -260,6 +262,24 @@ def test_ctrl_a_x_ends_it_with_the_monitor_there() -> None:
         terminal.expect("(qemu) ")
         terminal.send(b"\x01x")
         terminal.expect("QEMU: Terminated")
+        assert process.wait(LIMIT) == 0
+
+
+def test_a_multiplexer_made_by_hand() -> None:
+    words = (
+        "-chardev",
+        "stdio,id=t,mux=on,signal=off",
+        "-serial",
+        "chardev:t",
+        "-mon",
+        "chardev=t,mode=readline",
+    )
+    kernel = str(Path(qemud.demo.__file__).with_name("demo.bin"))
+    with session("-machine", "virt", "-display", "none", "-kernel", kernel, *words) as (terminal, process):
+        terminal.expect("demo> ")
+        terminal.send(b"\x01c")
+        terminal.expect("(qemu) ")
+        terminal.send(b"q\r")
         assert process.wait(LIMIT) == 0
 
 
