@@ -163,7 +163,7 @@ def _say(text: str) -> None:
 def _become_qemud(options: list[str]) -> NoReturn:
     socket = qmp_socket()
     socket.parent.mkdir(parents=True, exist_ok=True)
-    _say(f"Ctrl-A x ends the guest; qmp-shell {socket} drives it")
+    _say(f"Ctrl-A x ends the guest, Ctrl-A c leads to its monitor and back; qmp-shell {socket} drives it")
     qmp = ["-qmp", f"unix:{socket},server=on,wait=off"]
     os.execv(sys.executable, [sys.executable, "-m", "qemud", "-nographic", *qmp, *options])  # noqa: S606 - no shell wanted
 
