@@ -247,13 +247,24 @@ OPTIONS: dict[str, Option] = {
     "D": TEXT,
     "add-fd": Option(_add_fd, many=True),
     "trace": Option(_trace, many=True),
+    "readconfig": TEXTS,
+    "writeconfig": TEXT,
 }
+
+
+Occurrence: TypeAlias = "tuple[str, str | None, str]"
+"""An option as it was given: its name, its argument if it takes one, and what to put before an error about it."""
 
 
 @contextmanager
 def at(option: str, text: str | None = None) -> Iterator[None]:
     """Put `-option text: ` in front of an error that is raised inside."""
-    place = f"-{option}: " if text is None else f"-{option} {text}: "
+    with _at(f"-{option}: " if text is None else f"-{option} {text}: "):
+        yield
+
+
+@contextmanager
+def _at(place: str) -> Iterator[None]:
     try:
         yield
     except HintedError as error:
@@ -266,9 +277,8 @@ def _placed(warn: Warn, place: str) -> Warn:
     return lambda warning: warn(place + warning)
 
 
-def parse(words: list[str], warn: Warn = lambda _text: None) -> CommandLine:
-    """Read all words behind the program's name. Raises UsageError; `warn` gets warnings."""
-    values: dict[str, Any] = {}
+def occurrences(words: list[str]) -> Iterator[Occurrence]:
+    """All options in their order, those of the files that `-readconfig` names in its place. Raises UsageError."""
     rest = iter(words)
     for word in rest:
         if len(word) < 2 or not word.startswith("-"):
@@ -277,9 +287,8 @@ def parse(words: list[str], warn: Warn = lambda _text: None) -> CommandLine:
         option = OPTIONS.get(name)
         if option is None:
             raise UsageError(f"{word}: invalid option")
-        target = option.alias or name
         if option.read is None:
-            values[target] = True
+            yield name, None, ""
             continue
         text = next(rest, None)
         if text is None:
@@ -288,8 +297,24 @@ def parse(words: list[str], warn: Warn = lambda _text: None) -> CommandLine:
             text.encode()
         except UnicodeEncodeError:
             raise UsageError(f"-{name}: the argument is not valid UTF-8") from None
-        with at(name, text):
-            value = option.read(text, _placed(warn, f"-{name} {text}: warning: "))
+        yield name, text, f"-{name} {text}: "
+        if name == "readconfig":
+            from qemud.daemon.ini import read
+
+            yield from read(text)
+
+
+def parse(words: list[str], warn: Warn = lambda _text: None) -> CommandLine:
+    """Read all words behind the program's name. Raises UsageError; `warn` gets warnings."""
+    values: dict[str, Any] = {}
+    for name, text, place in occurrences(words):
+        option = OPTIONS[name]
+        target = option.alias or name
+        if option.read is None or text is None:
+            values[target] = True
+            continue
+        with _at(place):
+            value = option.read(text, _placed(warn, f"{place}warning: "))
         if option.many:
             values.setdefault(target, []).append(value)
         else:

@@ -59,6 +59,8 @@ def run(words: list[str]) -> int:
         if line.d is not None and (unknown := log_items(line.d)):
             tell(unknown)
             return 1
+        if line.writeconfig is not None:
+            _write_config(line.writeconfig, words)
         if line.D is not None:
             log_to(line.D)
         if line.trace:
@@ -74,6 +76,22 @@ def run(words: list[str]) -> int:
     except MemoryError:
         report("cannot allocate memory")
     return 1
+
+
+def _write_config(path: str, words: list[str]) -> None:
+    from qemud.daemon.cmdline import occurrences
+    from qemud.daemon.ini import written
+
+    text = written(occurrences(words))
+    if path == "-":
+        tell(text)
+        return
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"-writeconfig {path}: {reason}") from None
 
 
 def target_of(name: str) -> str:

@@ -1,0 +1,170 @@
+"""Files of `-readconfig` and `-writeconfig`: what one writes the other reads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from msgspec.structs import asdict
+
+from qemud.daemon.cmdline import OPTIONS, UsageError, occurrences, parse
+from qemud.daemon.ini import GROUPS, written
+from qemud.qapi.runtime import qemuopts
+from tests.config.strategies import COMMAND_LINES
+from tests.programs import LIMIT, QEMUD
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Starter
+
+
+def read(path: Path, text: str | bytes) -> Any:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return parse(["-readconfig", str(path)])
+
+
+def meaning(words: list[str]) -> dict[str, Any]:
+    """What a command line says, whichever way it says it."""
+    values = asdict(parse(words))
+    del values["readconfig"]
+    for option, implied in [("device", "driver"), ("object", "qom-type"), ("chardev", "backend")]:
+        values[option] = [_plain(text, implied) for text in values[option] or ()]
+    values["accel"] = [text.removeprefix("accel=") for text in values["accel"] or ()]
+    if values["machine"] is not None:
+        values["machine"] = _plain(values["machine"], "type")
+    return values
+
+
+def _plain(text: str, implied: str) -> dict[str, str]:
+    if text.startswith("{"):
+        return {
+            key: ("on" if value else "off") if isinstance(value, bool) else str(value)
+            for key, value in json.loads(text).items()
+        }
+    return qemuopts.parse(text, implied=implied)
+
+
+@given(COMMAND_LINES)
+@example(["-global", "a.b=c,d=e"])
+@example(["-object", "memory-backend-ram,id=m,size=1,host-nodes=0,host-nodes=1"])
+@example(["-name", "guest=a,,b"])
+@example(["-name", ""])
+def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, words: list[str]):
+    path = tmp_path_factory.getbasetemp() / "round-trip.cfg"
+    text = written(occurrences(words))
+    path.write_text(text)
+    again = ["-readconfig", str(path)]
+    assert meaning(again) == meaning(words)
+    assert written(occurrences(again)) == text
+
+
+def test_groups_are_options():
+    for option, _ in GROUPS.values():
+        assert OPTIONS[option].read is not None
+        assert not OPTIONS[option].alias
+
+
+def test_a_file_of_qemus(tmp_path: Path):
+    line = read(
+        tmp_path / "vm.cfg",
+        '# qemu config file\n\n[machine]\n  type = "virt"\n\n[memory]\n  size = "64"\n\n[smp-opts]\n  cpus = "1"\n\n'
+        '[chardev "c0"]\n  backend = "null"\n\n[mon "m0"]\n  mode = "control"\n  chardev = "c0"\n\n'
+        '[device "l"]\n  driver = "loader"\n  addr = "0"\n\n[name]\n  guest = ""\n',
+    )
+    assert (line.machine, line.m.size, line.smp.cpus) == ("type=virt", 64 << 20, 1)
+    assert line.chardev == ["id=c0,backend=null"]
+    assert (line.mon[0].id, line.mon[0].chardev) == ("m0", "c0")
+    assert line.name.guest == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('type = "virt"\n', "1: no group defined"),
+        ("[machine]\nvirt\n", "2: parse error"),
+        ("[machine\n", "1: parse error"),
+        ('[machine]\ntype = "virt" x\n', "2: parse error"),
+        ('\n\n[nope]\nx = "1"\n', "3: There is no option group 'nope'"),
+        ("[help]\n", "1: There is no option group 'help'"),
+        ('[readconfig]\nargument = "x"\n', "1: There is no option group 'readconfig'"),
+        ('[S]\nx = "1"\n', "1: Invalid parameter 'x'"),
+        ("[kernel]\n", "1: Parameter 'argument' is missing"),
+        ('[kernel]\nfile = "1"\n', "1: Invalid parameter 'file'"),
+        ('# one\n[name]\n  hello = "x"\n', "2: Invalid parameter 'hello'"),
+        ('[memory]\n  size = "x"\n', "1: Parameter 'size' expects a non-negative number below 2^64"),
+        ('[machine]\na,b = "x"\n', "1: Invalid parameter 'a,b'"),
+        (b'[name]\n  guest = "\xff"\n', "2: not valid UTF-8"),
+    ],
+)
+def test_errors_name_the_line(tmp_path: Path, text: str | bytes, told: str):
+    path = tmp_path / "vm.cfg"
+    with pytest.raises(UsageError) as caught:
+        read(path, text)
+    assert str(caught.value).split("\n")[0] == f"{path}:{told}"
+
+
+def test_files_that_cannot_be_read(tmp_path: Path):
+    with pytest.raises(UsageError, match=f"Could not open '{tmp_path}/no': No such file or directory"):
+        parse(["-readconfig", str(tmp_path / "no")])
+    with pytest.raises(UsageError, match=r"Could not open '.*': Is a directory"):
+        parse(["-readconfig", str(tmp_path)])
+    with pytest.raises(UsageError, match="longer than 1048576 bytes"):
+        parse(["-readconfig", "/dev/zero"])
+
+
+@pytest.mark.parametrize("text", ['a"b', "a\nb"])
+def test_what_cannot_be_written(text: str):
+    with pytest.raises(UsageError, match="-append has a double quote or an end of a line in it"):
+        written(occurrences(["-append", text]))
+
+
+@given(st.one_of(st.binary(max_size=200), st.text('[]" \n=,#ab-0', max_size=80).map(str.encode)))
+def test_no_file_does_harm(tmp_path_factory: pytest.TempPathFactory, data: bytes):
+    path = tmp_path_factory.getbasetemp() / "fuzz.cfg"
+    told = str(path)
+    try:
+        read(path, data)
+    except UsageError as error:
+        told = str(error)
+    assert told.startswith(str(path))
+
+
+def test_a_machine_from_a_file(daemon: Starter, tmp_path: Path):
+    path = tmp_path / "vm.cfg"
+    described = ("-machine", "virt", "-m", "64", "-display", "none", "-nodefaults", "-S", "-name", "it")
+    object_ = (
+        "-object",
+        "memory-backend-ram,id=m0,size=4096",
+        "-device",
+        "loader,id=l,addr=0x80000000,data=1,data-len=1",
+    )
+    program = daemon(*described, *object_, "-writeconfig", str(path))
+    program.qmp.command("quit")
+    # The test's own monitor is written as well; it would be there twice.
+    text = path.read_text()
+    assert '[chardev "test-qmp"]' in text
+    groups = [group for group in text.split("\n\n") if "test-qmp" not in group]
+    path.write_text("\n\n".join(groups))
+    again = daemon("-readconfig", str(path))
+    assert again.qmp.command("query-name") == {"name": "it"}
+    assert again.qmp.command("query-status")["status"] == "prelaunch"
+    assert again.qmp.command("qom-get", path="/objects/m0", property="size") == 4096
+    assert again.qmp.command("qom-get", path="/machine/peripheral/l", property="data") == 1
+
+
+def test_standard_output(tmp_path: Path):
+    bad = ("-machine", "none", "-display", "none", "-pidfile", str(tmp_path / "no" / "pid"))
+    done = subprocess.run(
+        [QEMUD, *bad, "-writeconfig", "-"],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.stdout.startswith('# qemud config file\n\n[machine]\n  type = "none"\n')
+    assert done.returncode == 1
