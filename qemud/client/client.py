@@ -207,7 +207,7 @@ class Client(Commands):
         elif number == self._last + 1:
             self._last = number
             self._deliver(message)
-        elif number > self._last:
+        elif number > self._last:  # else it is among those that were replayed
             # The server drops events of a client that is slow to read; it has them still.
             self._held = [message]
             assert self._newest is not None
@@ -239,8 +239,7 @@ class Client(Commands):
                 self._last = None
         held, self._held = self._held or [], None
         for message in held:
-            if self._last is None or message.get("sequence", 0) > self._last:
-                self._on_event(message)
+            self._on_event(message)
 
     async def _replay(self, link: Link, since: int | None) -> EventReplay:
         value = await link.execute("replay-events", None if since is None else {"since": since})

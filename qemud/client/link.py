@@ -72,7 +72,7 @@ class Link:
             raise ConnectError(f"no QMP server: {error}") from None
         try:
             self.version = greeting["version"]
-            self.offered = list(greeting["capabilities"])
+            self.offered = [str(name) for name in greeting["capabilities"]]
         except (KeyError, TypeError):
             self.close()
             raise ConnectError(f"no QMP server: its greeting is {greeting}") from None
@@ -126,19 +126,22 @@ class Link:
         if "error" in message and identity is None:
             raise ProtocolError(f"the server did not understand a command: {message['error']}")
         name, future = "", None
-        if isinstance(identity, int):
-            name, future = self._pending.pop(identity, ("", None))
+        if type(identity) is int:
+            name, future = self._pending.get(identity, ("", None))
         if future is None:
             log.warning("a reply to no command, id %r", identity)
         elif future.done():
             log.debug("a reply to '%s', which was cancelled", name)
         elif "error" in message:
             error = message["error"]
-            if not isinstance(error, dict) or not isinstance(error.get("desc"), str):
+            if not isinstance(error, dict) or not all(isinstance(text, str) for text in error.values()):
                 raise ProtocolError(f"the server answered '{name}' with an error of no known form: {error}")
-            future.set_exception(_ERRORS.get(error.get("class", ""), errors.GenericError)(error["desc"]))
+            kind = _ERRORS.get(error.get("class", ""), errors.GenericError)
+            future.set_exception(kind(error.get("desc", "no reason given")))
         else:
-            future.set_result(message["return"])
+            future.set_result(message.get("return"))
+        if future is not None:
+            del self._pending[message["id"]]
 
     def _ended(self, error: OSError | None) -> None:
         if error is not None:

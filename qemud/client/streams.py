@@ -39,9 +39,12 @@ def decode_event(message: dict[str, Any]) -> Event:
     """
     name, data, when = message["event"], message.get("data", {}), message.get("timestamp", {})
     sequence = message.get("sequence")
-    if not isinstance(name, str) or not isinstance(data, dict) or not isinstance(when, dict):
+    try:
+        timestamp = when.get("seconds", -1) + when.get("microseconds", 0) / 1_000_000
+    except (AttributeError, TypeError, OverflowError):
+        timestamp = None
+    if not isinstance(name, str) or not isinstance(data, dict) or timestamp is None:
         raise ProtocolError(f"the server sent an event of no known form: {message}")
-    timestamp = when.get("seconds", -1) + when.get("microseconds", 0) / 1_000_000
     kind = EVENTS.get(name)
     if kind is not None:
         event = kind(name, timestamp, data, sequence)
@@ -75,7 +78,7 @@ class EventStream(Generic[E]):
         self._where = where
         self._limit = limit
         self._on_close = on_close
-        self._items: deque[E | EventsLost] = deque()
+        self._items: deque[E | Exception] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._end: ClientError | None = None
         self._closed = False
@@ -98,7 +101,7 @@ class EventStream(Generic[E]):
             raise EventsLost(count, "they were not read in time")
         if self._items:
             item = self._items.popleft()
-            if isinstance(item, EventsLost):
+            if isinstance(item, Exception):
                 raise item
             return item
         raise self._end if self._end is not None else StopAsyncIteration
@@ -126,8 +129,13 @@ class EventStream(Generic[E]):
         """Take an event, if it is of the kinds wanted."""
         if self._names and event.event not in self._names:
             return
-        if self._where is not None and not self._where(event):
-            return
+        if self._where is not None:
+            try:
+                wanted = self._where(event)
+            except Exception as error:  # noqa: BLE001 - it is the reader's own, who gets it
+                event, wanted = error, True
+            if not wanted:
+                return
         if len(self._items) >= self._limit:
             oldest = self._items.popleft()
             self._dropped += (oldest.count or 1) if isinstance(oldest, EventsLost) else 1

@@ -21,6 +21,7 @@ def main(words: list[str]) -> int:
     """Run the double; the result is the exit status."""
     parser = argparse.ArgumentParser(
         prog="qemud double",
+        allow_abbrev=False,
         description="A server of QMP without a machine, for tests of management software.",
         epilog="ADDRESS is unix:PATH, tcp:HOST:PORT or fd:NUMBER (a listening socket); with ,server=off behind it the "
         "double connects.",

@@ -21,6 +21,7 @@ from qemud._generated.types.double import (
     DoubleStep,
     DoubleStepError,
     DoubleStepEvent,
+    DoubleStepExpect,
     DoubleStepReply,
 )
 from qemud.monitor.version import QEMU_VERSION
@@ -126,6 +127,12 @@ def _check_steps(
                     _check_return(document, command, step.return_, (*place, "return"))
             elif command not in COMMANDS and command not in answered:
                 raise document.error(place, f"the schema has no command '{command}': say what it returns")
+        if (
+            isinstance(step, DoubleStepExpect)
+            and step.command is None
+            and (step.answered or step.bytes is None)
+        ):
+            raise document.error(place, "there is nothing to wait for: expected 'command' or 'bytes'")
         if isinstance(step, DoubleStepEvent) and step.data is not UNSET:
             if not isinstance(step.data, dict):
                 raise document.error((*place, "data"), "an event's data are an object")

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import socket
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qemud.client import (
     Client,
+    ClientError,
     ConnectError,
     ConnectionLost,
     DeviceNotFound,
     GenericError,
     ProtocolError,
+    QmpError,
     UnexpectedReply,
 )
 from qemud.client.messages import Messages
@@ -310,3 +313,59 @@ def test_messages_come_out_however_they_were_cut(
     pieces = [raw[start:end] for start, end in zip([0, *cuts], [*cuts, len(raw)], strict=True)]
     assert [message for piece in pieces for message in reader.feed(piece)] == messages
     assert not reader.midway
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+_strange = st.dictionaries(
+    st.sampled_from(["event", "data", "timestamp", "sequence", "return", "error", "id", "QMP"]),
+    _json
+    | st.sampled_from(["STOP", "SHUTDOWN", 2, 3, {"seconds": 1}, {"guest": True}])
+    | st.fixed_dictionaries({"class": _json, "desc": _json}),
+    max_size=4,
+)
+
+
+@given(st.lists(_strange, max_size=6))
+@settings(max_examples=60)
+def test_whatever_a_server_sends_is_an_answer_or_the_end(messages: list[dict[str, Any]]) -> None:
+    async def test() -> None:
+        troubles: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: troubles.append(context))
+        async with faked() as (qmp, server):
+            asked = asyncio.ensure_future(qmp.query_status())
+            with qmp.events() as events:
+                await server.receive()
+                for message in messages:
+                    await server.send(json.dumps(message).encode() + b"\n")
+                server.socket.close()
+                with suppress(ClientError, QmpError):
+                    await asked
+                with suppress(ClientError):
+                    while True:
+                        await events.get()
+                await qmp.wait_closed()
+        assert troubles == []
+
+    logging.disable(logging.WARNING)
+    try:
+        run(test())
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def test_a_filter_that_fails_is_its_owners_trouble() -> None:
+    async def test() -> None:
+        async with faked() as (qmp, server):
+            with qmp.events(where=lambda event: bool(event.data["x"])) as strict, qmp.events() as lax:
+                await server.send(b'{"event": "A"}\n{"event": "B", "data": {"x": 1}}\n')
+                assert (await lax.get()).event == "A"
+                assert (await lax.get()).event == "B"
+                with pytest.raises(KeyError):
+                    await strict.get()
+                assert (await strict.get()).event == "B"
+
+    run(test())

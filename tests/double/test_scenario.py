@@ -200,3 +200,55 @@ def test_every_value_of_a_toml_document_has_a_line(
     for index, _ in enumerate(rows):
         line = lines["row", index, "value", "inner"]
         assert text.split("\n")[line - 1].startswith("value.inner = ")
+
+
+_SCENARIO = {
+    "oob": False,
+    "answers": [{"command": "query-name", "return": {"name": "x"}}],
+    "connect": [{"nth": 1, "steps": [{"step": "greet"}, {"step": "expect", "bytes": 1}]}],
+    "rules": [
+        {
+            "command": "stop",
+            "nth": 1,
+            "steps": [{"step": "event", "event": "STOP"}, {"step": "reply", "pad": 1, "return": {}}],
+        }
+    ],
+}
+
+
+def changed(value: Any, data: st.DataObject) -> Any:
+    """A value with something in it changed."""
+    if not data.draw(st.booleans()):
+        match value:
+            case dict() if value:
+                name = data.draw(st.sampled_from(sorted(value)))
+                return {**value, data.draw(st.sampled_from([name, name, "what"])): changed(value[name], data)}
+            case list() if value:
+                index = data.draw(st.integers(0, len(value) - 1))
+                return [*value[:index], changed(value[index], data), *value[index + 1 :]]
+    return data.draw(_values)
+
+
+@given(st.data())
+def test_whatever_a_scenario_says_it_is_played_or_refused_with_a_line(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "changed.json"
+    path.write_text(json.dumps(changed(_SCENARIO, data), indent=1))
+    told = f"{path}:"
+    try:
+        load(str(path))
+    except GenericError as error:
+        told = str(error)
+    assert told.startswith(f"{path}:")
+    assert told.isprintable()
+
+
+@pytest.mark.parametrize("name", ["deep.json", "deep.toml"])
+@pytest.mark.parametrize("depth", [500, 5000, 100_000])
+def test_documents_that_are_too_deep(name: str, depth: int, tmp_path: Path) -> None:
+    path = tmp_path / name
+    text = "[" * depth + "]" * depth
+    path.write_text(text if name.endswith("json") else f"connect = {text}")
+    with pytest.raises(GenericError):
+        load(str(path))

@@ -16,22 +16,29 @@ from qemud.qapi.runtime.exact import ExactVisitor
 from qemud.qapi.runtime.positions import json_lines, line_of, toml_lines
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from qemud.qapi.runtime.exact import Where
     from qemud.qapi.runtime.positions import Path as Place
     from qemud.qapi.runtime.shapes import ObjectShape
 
 
 class DocumentError(GenericError):
-    """What is wrong with a document: `FILE:LINE: what`."""
+    """What is wrong with a document: `FILE:LINE: what`, in one line whatever is in the document."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(
+            "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+        )
 
 
 class Document:
     """A parsed document: its `value`, and where everything in it stands."""
 
-    def __init__(self, name: str, value: Any, lines: dict[Place, int]) -> None:
+    def __init__(self, name: str, value: Any, scan: Callable[[], dict[Place, int]]) -> None:
         self.name = name
         self.value = value
-        self._lines = lines
+        self._scan = scan  # the lines, when there is an error to tell of
 
     def typed(self, type_name: str) -> Any:
         """The value as one of a type of the schema.  DocumentError: it is none."""
@@ -46,11 +53,11 @@ class Document:
         try:
             return checker.parse_exactly(type_name, value, visitor, where)
         except _At as error:
-            raise DocumentError(f"{self.name}:{line_of(self._lines, error.place)}: {error}") from None
+            raise DocumentError(f"{self.name}:{line_of(self._scan(), error.place)}: {error}") from None
 
     def error(self, place: Place, text: str) -> DocumentError:
         """An error about the value at `place`."""
-        return DocumentError(f"{self.name}:{line_of(self._lines, place)}: {path_text(place)}: {text}")
+        return DocumentError(f"{self.name}:{line_of(self._scan(), place)}: {path_text(place)}: {text}")
 
 
 def path_text(place: Place) -> str:
@@ -87,7 +94,7 @@ def _read_json(path: str, text: str) -> Document:
         raise DocumentError(f"{path}:{error.lineno}:{error.colno}: {error.msg}") from None
     except RecursionError:
         raise DocumentError(f"{path}: nested too deeply") from None
-    return Document(path, value, json_lines(text))
+    return Document(path, value, lambda: json_lines(text))
 
 
 def _read_toml(path: str, text: str) -> Document:
@@ -102,7 +109,7 @@ def _read_toml(path: str, text: str) -> Document:
         raise DocumentError(f"{path}{where}: {what}") from None
     except RecursionError:
         raise DocumentError(f"{path}: nested too deeply") from None
-    return Document(path, value, toml_lines(text))
+    return Document(path, value, lambda: toml_lines(text))
 
 
 class _At(GenericError):

@@ -10,6 +10,7 @@ value: names and indices from the top.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def json_lines(text: str) -> dict[Path, int]:
     import json
 
     lines: dict[Path, int] = {}
-    tokens = _Tokens(re.finditer(_JSON, text, re.DOTALL), text)
+    tokens = _Tokens(re.finditer(_JSON, text, re.DOTALL))
 
     def value(path: Path, word: str) -> None:
         lines.setdefault(path, tokens.line)
@@ -56,14 +57,15 @@ def json_lines(text: str) -> dict[Path, int]:
                     tokens.next()  # the colon
                     value(inner, tokens.next())
 
-    value((), tokens.next())
+    with suppress(EOFError, RecursionError):
+        value((), tokens.next())
     return lines
 
 
 def toml_lines(text: str) -> dict[Path, int]:
     """The line of every value of a TOML document."""
     lines: dict[Path, int] = {(): 1}
-    tokens = _Tokens(re.finditer(_TOML, text.replace("\r\n", "\n"), re.DOTALL), text)
+    tokens = _Tokens(re.finditer(_TOML, text.replace("\r\n", "\n"), re.DOTALL))
     counts: dict[Path, int] = {}
 
     def settle(names: list[str]) -> Path:
@@ -110,24 +112,25 @@ def toml_lines(text: str) -> dict[Path, int]:
             tokens.push_back()
 
     table: Path = ()
-    while word := tokens.next():
-        if word == "\n" or word.startswith("#"):
-            continue
-        if word == "[":
-            first = tokens.next()
-            if first == "[":
-                names = key(tokens.next())
-                tokens.next()  # the second bracket
-                bare = (*settle(names[:-1]), names[-1])
-                counts[bare] = counts.get(bare, -1) + 1
-                table = (*bare, counts[bare])
-                lines.setdefault(bare, tokens.line)
+    with suppress(EOFError, RecursionError):
+        while word := tokens.next():
+            if word == "\n" or word.startswith("#"):
+                continue
+            if word == "[":
+                first = tokens.next()
+                if first == "[":
+                    names = key(tokens.next())
+                    tokens.next()  # the second bracket
+                    bare = (*settle(names[:-1]), names[-1])
+                    counts[bare] = counts.get(bare, -1) + 1
+                    table = (*bare, counts[bare])
+                    lines.setdefault(bare, tokens.line)
+                else:
+                    table = settle(key(first))
+                for length in range(1, len(table) + 1):
+                    lines.setdefault(table[:length], tokens.line)
             else:
-                table = settle(key(first))
-            for length in range(1, len(table) + 1):
-                lines.setdefault(table[:length], tokens.line)
-        else:
-            value(note(table, key(word)))
+                value(note(table, key(word)))
     return lines
 
 
@@ -140,13 +143,13 @@ def _toml_name(word: str) -> str:
 
 
 class _Tokens:
-    """Tokens with the line of the last one; empty text at the end."""
+    """Tokens with the line of the last one; empty text at the end, and EOFError beyond it."""
 
-    def __init__(self, matches: Iterator[re.Match[str]], text: str) -> None:
+    def __init__(self, matches: Iterator[re.Match[str]]) -> None:
         self._matches = matches
-        self._text = text
         self._position = 0
         self._again = False
+        self._ended = False
         self._last = ""
         self.line = 1
 
@@ -156,6 +159,9 @@ class _Tokens:
             return self._last
         match = next(self._matches, None)
         if match is None:
+            if self._ended:
+                raise EOFError
+            self._ended = True
             self._last = ""
         else:
             self.line += match.string.count("\n", self._position, match.start())
