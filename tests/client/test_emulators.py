@@ -111,12 +111,12 @@ def test_passed_descriptors(program: str) -> None:
             assert "oob" in qmp.enabled
             here, there = socket.socketpair()
             with here, there:
-                known = {info.name for info in await qmp.query_commands()}
-                if "getfd" in known:
-                    await qmp.execute("getfd", {"fdname": "mine"}, fds=[there.fileno()])
-                    await qmp.execute("closefd", {"fdname": "mine"})
-                    there.close()
-                    assert await asyncio.get_running_loop().run_in_executor(None, here.recv, 1) == b""
+                await qmp.using(fds=[there.fileno()], timeout=30).getfd(fdname="mine")
+                await qmp.closefd(fdname="mine")
+                there.close()
+                assert await asyncio.get_running_loop().run_in_executor(None, here.recv, 1) == b""
+                with pytest.raises(GenericError, match="No file descriptor supplied via SCM_RIGHTS"):
+                    await qmp.getfd(fdname="none")
 
     with emulator(program, "-machine", "none", "-S") as (_, address):
         run(test(address))

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from qemu.qmp import ConnectError as OfficialConnectError
@@ -13,6 +17,7 @@ from qemud.client import Client, ConnectError, ConnectionLost, GenericError, Rec
 from qemud.client.events import DeviceDeletedEvent, StopEvent
 from tests.client.support import run
 from tests.double.support import double
+from tests.programs import LIMIT
 
 REPLY = {"step": "reply"}
 
@@ -122,3 +127,25 @@ def test_the_official_client_and_an_nth_error() -> None:
 
     with double(scenario) as running:
         run(test(running.address))
+
+
+def test_the_official_shell() -> None:
+    shell = Path(sys.executable).with_name("qmp-shell")
+    scenario = {"rules": [{"command": "stop", "nth": 2, "steps": [{"step": "error", "desc": "second"}]}]}
+    with double(scenario) as running:
+        done = subprocess.run(
+            [shell, running.address],
+            input="query-status\nstop\nstop\nno-such-command\nquit\n",
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+        )
+        said = [line.replace("(QEMU) ", "") for line in done.stdout.splitlines()]
+        assert [json.loads(line) for line in said if line.startswith("{")] == [
+            {"return": {"running": True, "status": "running"}},
+            {"return": {}},
+            {"error": {"class": "GenericError", "desc": "second"}},
+            {"error": {"class": "CommandNotFound", "desc": "The command no-such-command has not been found"}},
+            {"return": {}},
+        ]
+        assert running.process.wait(LIMIT) == 0
