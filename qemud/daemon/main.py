@@ -17,14 +17,18 @@ from typing import TYPE_CHECKING
 from qemud import __version__
 from qemud.daemon import signals
 from qemud.daemon.cmdline import UsageError, parse
-from qemud.daemon.process import Daemonizer, end_anyway, open_standard_streams
+from qemud.daemon.process import Daemonizer, check_descriptors, end_anyway, open_standard_streams
 from qemud.logs import Logger, items, log_stream, log_to, program_name, report, tell
 from qemud.qapi.runtime.errors import QmpError
 
 if TYPE_CHECKING:
     from qemud._generated.types.options import CommandLine
 
-COMMANDS = {"demo": "qemud.demo.run:main", "double": "qemud.double.run:main"}
+COMMANDS = {
+    "config": "qemud.daemon.config:main",
+    "demo": "qemud.demo.run:main",
+    "double": "qemud.double.run:main",
+}
 """Words that may stand in the first place instead of options, and who serves them."""
 
 DEFAULT_TARGET = "riscv64"
@@ -132,6 +136,7 @@ def _serve(line: CommandLine, target: str) -> int:
     if line.daemonize:
         daemonizer.fork()  # before signals are blocked: the process that waits still ends by them
     signals.block()
+    check_descriptors()
     if line.msg or line.name or line.overcommit:
         from qemud.daemon.host import prepare
 
@@ -147,6 +152,8 @@ def _serve(line: CommandLine, target: str) -> int:
         status = 1
         try:
             status = await serve(line, target, daemonizer)
+        except (UsageError, QmpError) as error:
+            report(str(error))
         finally:
             end_anyway(status)
         return status

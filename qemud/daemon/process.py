@@ -23,6 +23,9 @@ from qemud.qapi.runtime.errors import GenericError
 
 _READY = b"\0"
 
+_LOOP_DESCRIPTORS = 16
+"""What an event loop, its pipes and its signals take, and some."""
+
 END_TIMEOUT = 2.0
 """Seconds from the end of everything that was built to the end of the process."""
 
@@ -48,7 +51,21 @@ def end_anyway(status: int) -> None:
     """
     timer = threading.Timer(END_TIMEOUT, os._exit, (status,))
     timer.daemon = True
-    timer.start()
+    try:
+        timer.start()
+    except RuntimeError:  # no thread is to be had, and ending the pool would take one
+        os._exit(status)
+
+
+def check_descriptors() -> None:
+    """Raise OSError when there are not even the descriptors of an event loop to be had: libuv aborts then."""
+    taken: list[int] = []
+    try:
+        for _ in range(_LOOP_DESCRIPTORS):
+            taken.append(os.dup(2))  # noqa: PERF401  those taken so far are given back
+    finally:
+        for fd in taken:
+            os.close(fd)
 
 
 class Daemonizer:

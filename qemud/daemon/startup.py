@@ -159,7 +159,7 @@ class Daemon:
             await self._add_object(text)
         for text in line.chardev or ():
             with at("chardev", text):
-                await self.chardevs.open_options(text)
+                await self._add_chardev(text)
         await self._open_monitors()
         return Opened(options, await self._open_serials())
 
@@ -224,10 +224,20 @@ class Daemon:
                 waits = undo()
                 if asyncio.iscoroutine(waits):
                     await waits
-            except OSError as error:
-                log.warning("could not clean up", error=str(error))
+            except Exception as error:  # noqa: BLE001  what else there is must be undone all the same
+                log.warning("could not clean up", error=str(error) or type(error).__name__)
 
     # Its parts.
+
+    async def _add_chardev(self, text: str) -> None:
+        if not text.startswith("{"):
+            await self.chardevs.open_options(text)
+            return
+        from qemud.monitor.qmp.framing import parse_option
+        from qemud.qapi.runtime.check import parse_arguments
+
+        arguments = parse_arguments("chardev-add", parse_option(text))
+        await self.chardevs.add(arguments["id"], arguments["backend"])
 
     async def _add_object(self, text: str) -> None:
         from qemud.monitor.qmp.framing import parse_option

@@ -76,6 +76,23 @@ def test_an_interrupt_before_all_that_shows_no_traceback(tmp_path: Path):
     assert (process.returncode, said) == (-signal.SIGINT, "")
 
 
+def test_a_crash_of_native_code_leaves_its_whereabouts_in_the_log(tmp_path: Path):
+    log = tmp_path / "log"
+    arguments = (*NONE, "-qmp", "stdio", "-D", str(log))
+    with subprocess.Popen([QEMUD, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdin.write(b'{"execute": "qmp_capabilities"}')
+        process.stdin.flush()
+        process.stdout.readline()
+        process.send_signal(signal.SIGSEGV)
+        assert process.wait(LIMIT) == -signal.SIGSEGV
+    text = log.read_text()
+    assert text.startswith("Fatal Python error: Segmentation fault")
+    assert "thread.py" in text  # where the machine thread was
+
+
 def test_a_signal_ends_what_waits_for_its_first_client(tmp_path: Path):
     sock = tmp_path / "qmp"
     with subprocess.Popen(
@@ -246,6 +263,28 @@ def test_what_cannot_be_told_is_an_error(arguments: tuple[str, ...]):
             [QEMUD, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, timeout=LIMIT
         )
     assert (done.returncode, done.stderr) == (1, f"{QEMUD}: No space left on device\n")
+
+
+@pytest.mark.parametrize("limit", [8, 12, 16])
+def test_without_descriptors_it_says_so(tmp_path: Path, limit: int):
+    """Far fewer and not even the interpreter starts."""
+    arguments = ["-qmp", f"unix:{tmp_path}/qmp,server=on,wait=off", "-pidfile", f"{tmp_path}/pid"]
+    command = [
+        "/bin/sh",
+        "-c",
+        f'ulimit -n {limit} && exec "$@"',
+        "sh",
+        QEMUD,
+        "-display",
+        "none",
+        *arguments,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == 1
+    assert re.fullmatch(
+        rf"{re.escape(QEMUD)}: [^\n]*(Too many open files|descriptors)[^\n]*\n", done.stderr
+    ), done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nobody_has_to_read_its_messages():
