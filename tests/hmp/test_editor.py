@@ -120,6 +120,14 @@ def test_a_line_has_an_end():
     assert typed("x" * (MAX_LINE + 100)) == "x" * MAX_LINE
 
 
+def test_a_long_line_costs_no_more_than_a_few_screens():
+    editor = LineEditor("> ")
+    press(editor, "x" * MAX_LINE)
+    editor.redraw()
+    assert len(editor.take_output()) < 200_000
+    assert press(editor, "\r") == [Entered("x" * MAX_LINE)]
+
+
 def test_the_terminal_is_sent_what_qemu_sends():
     editor = LineEditor("(qemu) ")
     editor.show_prompt()
@@ -162,6 +170,7 @@ def test_what_is_on_the_screen_is_the_line(keys):
     editor.show_prompt()
     screen = Screen()
     press(editor, "".join(keys))
+    editor.redraw()
     screen.show(editor.take_output())
     assert "".join(screen.cells).startswith("> ")
     shown, cursor = "".join(screen.cells)[2:], screen.cursor - 2

@@ -156,6 +156,25 @@ def test_a_listener_greets_each_client_and_several_monitors_work_at_once(daemon:
                 client.close()
 
 
+def test_what_a_client_left_behind_is_not_for_the_next_one(daemon: Starter) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/monitor"
+        program = daemon("-machine", "virt", "-S", "-display", "none", "-serial", "null",
+                         "-monitor", f"unix:{path},server=on,wait=off")  # fmt: skip
+        for _ in range(5):
+            with contextlib.closing(Console(socket.socket(socket.AF_UNIX))) as client:
+                client.socket.connect(path)
+                client.send(b"xp /8192xb 0x80000000\rstop\rinfo reg")
+                client.expect("QEMU ")
+        with contextlib.closing(Console(socket.socket(socket.AF_UNIX))) as client:
+            client.socket.connect(path)
+            client.send(b"info uuid\r")
+            client.expect("00000000-0000-0000-0000-000000000000\r\n(qemu) ")
+            assert client.log.startswith(GREETING.encode())
+            assert b"xp" not in client.log
+        assert program.qmp.command("query-status")["running"] is False
+
+
 def test_a_pseudo_terminal(daemon: Starter) -> None:
     program = daemon(*NONE, "-monitor", "pty")
     name = next(

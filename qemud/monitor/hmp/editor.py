@@ -19,6 +19,8 @@ import codecs
 from typing import NamedTuple
 
 MAX_LINE = 4095
+LONG_LINE = 256
+"""A longer line is not drawn again for each key: what that sends grows with the square of its length."""
 MAX_HISTORY = 64
 MAX_COMPLETIONS = 256
 _LEFT, _RIGHT, _CLEAR_TO_END = "\x1b[D", "\x1b[C", "\x1b[K"
@@ -116,11 +118,12 @@ class LineEditor:
             self._press(_KEYS[byte])
         elif byte >= 0x20:
             self._insert(self._decoder.decode(bytes((byte,))))
-        self.redraw()
+        if len(self._line) <= LONG_LINE:
+            self.redraw()
         return event
 
     def redraw(self) -> None:
-        """Bring the terminal up to date with the line and the cursor."""
+        """Bring the terminal up to date with the line and the cursor; to be called after each burst of keys."""
         if self._line != self._shown:
             self._output.append(_LEFT * self._shown_cursor + "".join(self._line) + _CLEAR_TO_END)
             self._shown = list(self._line)
@@ -155,6 +158,7 @@ class LineEditor:
     # -- keys ------------------------------------------------------------------------------------------------------------
 
     def _enter(self) -> Entered:
+        self.redraw()
         line = "".join(self._line)
         self._remember(line)
         self._output.append("\n")

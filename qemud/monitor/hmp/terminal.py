@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from qemud.monitor.qmp.server import Turn
 
 PROMPT = "(qemu) "
+BURST = 1024
+"""Keys that are taken before others get their turn."""
 GREETING = f"QEMU {'.'.join(map(str, QEMU_VERSION))} monitor - type 'help' for more information\n"
 
 
@@ -42,7 +44,9 @@ class HumanMonitor:
         self._editor = LineEditor(PROMPT)
         self._keys = bytearray()
         self._asked: Entered | CompletionWanted | None = None  # what waits for its turn, or runs
-        self._running = False
+        self._client = 0  # how many have left
+        self._running_for: int | None = None  # for which of them a line runs
+        self._paused = False
         self._ended = False
         self._greet = False
         self._greeted = False
@@ -79,8 +83,11 @@ class HumanMonitor:
                 self._work()
             case ChardevEvent.CLOSED:
                 self._greet = False
+                self._client += 1
                 self._keys.clear()
                 self._held_back.clear()
+                if self._running_for is None:
+                    self._asked = None
             case ChardevEvent.MUX_OUT:
                 if self._greeted and self._asked is None:
                     self._write("\n")
@@ -107,6 +114,7 @@ class HumanMonitor:
             return
         if self._greet:
             if self._turn.taken:
+                self._set_paused(paused=True)
                 self._turn.call_when_free(self._work)
                 return
             self._greet, self._greeted = False, True
@@ -115,39 +123,58 @@ class HumanMonitor:
             if self._has_focus:
                 self._prompt()
         editor = self._editor
-        for count, byte in enumerate(self._keys, 1):
+        taken = 0
+        for byte in self._keys[:BURST]:
+            taken += 1
             self._asked = editor.handle(byte)
             if self._asked is not None:
-                del self._keys[:count]
-                self._port.pause()
                 break
-        else:
-            self._keys.clear()
+        del self._keys[:taken]
+        editor.redraw()
         self._write(editor.take_output())
         if self._asked is not None:
             self._begin()
+        elif self._keys:
+            asyncio.get_running_loop().call_soon(self._work)
+        self._set_paused(paused=self._asked is not None or bool(self._keys))
+
+    def _set_paused(self, *, paused: bool) -> None:
+        if paused is not self._paused:
+            self._paused = paused
+            if paused:
+                self._port.pause()
+            else:
+                self._port.resume()
 
     def _begin(self) -> None:
         """Do what was asked, in turn."""
-        if self._asked is None or self._running:
+        if self._asked is None or self._running_for is not None:
             return
         if self._turn.taken:
             self._turn.call_when_free(self._begin)
             return
-        self._turn.taken = self._running = True
-        task = asyncio.get_running_loop().create_task(self._do(self._asked), name="human monitor")
+        self._turn.taken = True
+        self._running_for = self._client
+        task = asyncio.get_running_loop().create_task(
+            self._do(self._asked, self._client), name="human monitor"
+        )
         self._task = task
         task.add_done_callback(self._done)
 
-    async def _do(self, asked: Entered | CompletionWanted) -> None:
+    async def _do(self, asked: Entered | CompletionWanted, client: int) -> None:
+        """Run a line, or find how it could go on; a client that has left is told nothing, nor is the next one."""
         if isinstance(asked, CompletionWanted):
             from qemud.monitor.hmp.completion import completions
 
-            self._editor.complete(*await completions(self._shell, asked.text))
-            self._write(self._editor.take_output())
+            found = await completions(self._shell, asked.text)
+            if client == self._client:
+                self._editor.complete(*found)
+                self._write(self._editor.take_output())
             return
-        self._write(await self._shell.run(asked.line))
+        output = await self._shell.run(asked.line)
         self._ended = self._shell.ended
+        if client == self._client:
+            self._write(output)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         """The line has run: on with the next, once the output has left."""
@@ -165,12 +192,12 @@ class HumanMonitor:
 
     def _go_on(self, *, prompt: bool) -> None:
         self._task = None
-        self._asked, self._running = None, False
+        same = self._running_for == self._client
+        self._asked = self._running_for = None
         if self._ended:
             return
-        if prompt and self._has_focus and not self._greet:
+        if prompt and same and self._has_focus:
             self._prompt()
-        self._port.resume()
         self._work()
 
     # -- output ----------------------------------------------------------------------------------------------------------
