@@ -111,6 +111,13 @@ class Embedded(Program):
                 str(script), *arguments, environment=environment, pass_fds=(there.fileno(),), **how
             )
             self._cleanup.push(stack.pop_all())
+        self._open = True
+
+    def close(self) -> None:
+        """As a Program's; a second time is no mistake, since machines that move are closed on the way."""
+        if self._open:
+            self._open = False
+            super().close()
 
     def ask(self, what: str, argument: str = "") -> Any:
         """One request on the control line; its result, or a QmpError."""
