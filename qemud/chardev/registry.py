@@ -258,6 +258,7 @@ class Chardevs:
                 if log is not None:
                     log.close()
                 raise
+            chardev.backend = backend
             try:
                 await chardev.open()
             except BaseException:

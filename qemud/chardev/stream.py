@@ -23,7 +23,7 @@ import asyncio
 from collections import deque
 from enum import Enum
 from threading import Lock
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from qemud.qapi.runtime.errors import GenericError
 
@@ -219,6 +219,7 @@ class Chardev:
     def __init__(self, label: str, log: Log | None = None) -> None:
         self.label = label
         self.filename = self.kind
+        self.backend: Any = None  # what it was made of, a `ChardevBackend`, once it is open
         self.is_open = False
         self._port: Port | None = None
         self._attaching = Lock()

@@ -45,9 +45,9 @@ class Assembly:
         add_device: Callable[[str], Awaitable[None]],
     ) -> None:
         self._services = services
-        self._line = line
-        self._options: Any = options
-        self._serials = serials
+        self.line = line
+        self.options: Any = options
+        self.serials = serials
         self._add_device = add_device
         self._devices = list(line.device or ())
         self.busy = False
@@ -64,7 +64,7 @@ class Assembly:
 
     async def create(self) -> None:
         """Put a machine into the tree, with its properties, and choose the engine.  Raises UsageError or GenericError."""
-        self._machine = create_machine(self._services, self._options)
+        self._machine = create_machine(self._services, self.options)
         self.phase = _CREATED
         # The engine was chosen when the command line was read: there is one.
         self.phase = _ACCELERATED
@@ -77,12 +77,12 @@ class Assembly:
         self.busy = True
         try:
             check_options(machine.options)
-            await build_machine(services, machine, self._options.type.value, self._line, self._serials)
+            await build_machine(services, machine, self.options.type.value, self.line, self.serials)
         except Exception:
             # Not when the process is told to end meanwhile: the machine thread may never answer then.
             await services.vm.mailboxes.call(self._scrap)
             services.tree.root.abandon("machine")
-            self._machine = create_machine(services, self._options, machine.options)
+            self._machine = create_machine(services, self.options, machine.options)
             raise
         finally:
             self.busy = False
@@ -97,7 +97,7 @@ class Assembly:
         vm = self._services.vm
         await vm.mailboxes.call(vm.reset_devices)
         self.phase = _READY
-        if not self._line.S:
+        if not self.line.S:
             await vm.cont()
 
     # As clients ask for it.

@@ -247,6 +247,7 @@ OPTIONS: dict[str, Option] = {
     "D": TEXT,
     "add-fd": Option(_add_fd, many=True),
     "trace": Option(_trace, many=True),
+    "config": TEXTS,
     "readconfig": TEXTS,
     "writeconfig": TEXT,
 }
@@ -278,7 +279,7 @@ def _placed(warn: Warn, place: str) -> Warn:
 
 
 def occurrences(words: list[str]) -> Iterator[Occurrence]:
-    """All options in their order, those of the files that `-readconfig` names in its place. Raises UsageError."""
+    """All options in their order, those of the files that `-readconfig` and `--config` name in their place. Raises UsageError."""
     rest = iter(words)
     for word in rest:
         if len(word) < 2 or not word.startswith("-"):
@@ -302,6 +303,10 @@ def occurrences(words: list[str]) -> Iterator[Occurrence]:
             from qemud.daemon.ini import read
 
             yield from read(text)
+        elif name == "config":
+            from qemud.daemon import config
+
+            yield from config.read(text)
 
 
 def parse(words: list[str], warn: Warn = lambda _text: None) -> CommandLine:

@@ -9,6 +9,7 @@ from __future__ import annotations
 HANDLERS: dict[str, str] = {
     "block-core": "qemud.block.commands:BlockCoreHandlers",
     "char": "qemud.chardev.commands:CharHandlers",
+    "config": "qemud.daemon.config_query:ConfigHandlers",
     "control": "qemud.monitor.commands:ControlHandlers",
     "descriptors": "qemud.monitor.descriptors:DescriptorsHandlers",
     "hmp": "qemud.monitor.hmp.commands:HmpHandlers",

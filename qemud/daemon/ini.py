@@ -55,7 +55,7 @@ GROUPS = {
 """Groups of parameters: the option each is, and the key that a first parameter without one has."""
 
 _GROUP_OF = {option: group for group, (option, _) in GROUPS.items()}
-_NOT_HERE = frozenset(("readconfig", "writeconfig", "help", "h", "version"))
+_NOT_HERE = frozenset(("config", "readconfig", "writeconfig", "help", "h", "version"))
 _ARGUMENT = "argument"
 _HEAD = re.compile(r'\[([^\s"\]]+)(?:\s+"([^"]+)")?\]\s*')
 _PAIR = re.compile(r'\s*([^\s="]+)\s*=\s*"([^"]*)"\s*')

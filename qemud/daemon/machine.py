@@ -39,13 +39,21 @@ _SHORT = ("kernel", "initrd", "append", "dtb")
 def machine_options(line: CommandLine) -> MachineOptions:
     """All that was said of the machine, checked against the schema. Raises UsageError or GenericError."""
     from qemud._generated.types.boards import MachineType
+    from qemud.qapi.runtime.check import parse_type
     from qemud.qapi.runtime.keyval import parse_keyval, parse_keyval_type
 
-    values = parse_keyval(line.machine or DEFAULT_MACHINE, "type")
+    if line.machine is not None and line.machine.startswith("{"):
+        values = _from_json(line.machine)
+    else:
+        values = dict(parse_keyval(line.machine or DEFAULT_MACHINE, "type"))
     kind = values.setdefault("type", DEFAULT_MACHINE)
+    if not isinstance(kind, str):
+        with at("machine", line.machine):
+            raise GenericError("Parameter 'type' expects a string")
     if kind not in {item.value for item in MachineType}:
         raise UsageError(f'unsupported machine type: "{kind}"\nUse -machine help to list supported machines')
-    options: Any = parse_keyval_type("MachineOptions", _known(str(kind), values))
+    parse = parse_type if line.machine is not None and line.machine.startswith("{") else parse_keyval_type
+    options: Any = parse("MachineOptions", _known(kind, values))
     for name in _SHORT:
         if (given := getattr(line, name)) is not None:
             setattr(options, name, given)
@@ -76,6 +84,13 @@ def check_options(options: Any) -> None:
         if getattr(options, name) is not None and options.kernel is None:
             raise UsageError(f"-{name} only allowed with -kernel option")
     _check_memory(options)
+
+
+def _from_json(text: str) -> dict[str, Any]:
+    from qemud.monitor.qmp.framing import parse_option
+
+    with at("machine", text):
+        return parse_option(text)
 
 
 def _known(kind: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class Session:
     ) -> None:
         self._version = version
         self._offered = [*(["oob"] if offers_oob else []), *(["event-replay"] if offers_replay else [])]
-        self._pretty = pretty
+        self.pretty = pretty
         self.mode = Mode.CLOSED
         self.epoch = 0
         """Counts connections."""
@@ -246,7 +246,7 @@ class Session:
             self._held_events[name] = line
 
     def _write(self, line: bytes) -> None:
-        if self._pretty:
+        if self.pretty:
             line = envelope.pretty(line)
         self._output.append(line)
         self.backlog += len(line)

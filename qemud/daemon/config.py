@@ -1,0 +1,144 @@
+"""The machine as one document: `--config FILE`, `qemud config check FILE` and `qemud config schema`.
+
+A document is a `Configuration` of the schema, in TOML if the file's name ends so, else in JSON:
+
+    paused = true
+    machine = { type = "virt", memory = { size = 268435456 } }
+    serial = ["chardev:console"]
+    chardevs = [{ id = "console", backend = { type = "pty", data = {} } }]
+
+It is checked as QMP's arguments are, and then stands for options of the command line, most of them with an argument in JSON; so a
+document and a command line cannot mean different things.  Options may stand beside it: a monitor more, `-pidfile`.  `query-config`
+(`qemud.daemon.config_query`) is the way back.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from qemud.daemon.cmdline import UsageError
+from qemud.daemon.ini import joined
+from qemud.logs import report, tell
+from qemud.qapi.runtime.document import Document, DocumentError, read_document
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qemud.daemon.cmdline import Occurrence
+
+CONFIGURATION = "Configuration"
+USAGE = "usage: qemud config check FILE\n       qemud config schema\n"
+
+# Members whose value is an option's keys and values, and members that are lists of an option's arguments in JSON.
+_KEYED = {"name": "name", "action": "action", "rtc": "rtc"}
+_LISTS_OF_KEYED = {"globals": "global", "monitors": "mon"}
+_LISTS_OF_JSON = {"objects": "object", "chardevs": "chardev", "devices": "device"}
+
+
+def read(path: str) -> Iterator[Occurrence]:
+    """The options that a document stands for.  UsageError: it cannot be read, or is no `Configuration`."""
+    try:
+        document = read_document(path)
+        document.typed(CONFIGURATION)
+    except DocumentError as error:
+        raise UsageError(str(error)) from None
+    yield "nodefaults", None, ""
+    yield "display", "none", ""
+    for name, text in _options(document.value):
+        yield name, text, f"{path}: -{name} {text}: "
+
+
+def _options(value: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
+    for member, option in _KEYED.items():
+        if member in value:
+            yield option, joined(_texts(value[member]))
+    for member in ("uuid", "cpu"):
+        if member in value:
+            yield member, value[member]
+    if "machine" in value:
+        yield "machine", json.dumps(value["machine"])
+    for member, option in _LISTS_OF_KEYED.items():
+        for each in value.get(member, ()):
+            yield option, joined(_texts(each))
+    for member, option in _LISTS_OF_JSON.items():
+        for each in value.get(member, ()):
+            yield option, json.dumps(each)
+    for text in value.get("serial", ()):
+        yield "serial", text
+    if value.get("paused"):
+        yield "S", None
+
+
+def _texts(value: dict[str, Any]) -> dict[str, str]:
+    """Members as the command line has them; all of them are texts and booleans."""
+    return {
+        key: ("on" if each else "off") if isinstance(each, bool) else str(each) for key, each in value.items()
+    }
+
+
+def main(words: list[str]) -> int:
+    """`qemud config …`; the result is the exit status."""
+    try:
+        match words:
+            case ["schema"]:
+                tell(json.dumps(schema(), indent=2) + "\n")
+            case ["check", path]:
+                check(read_document(path))
+                tell(f"{path}: good\n")
+            case _:
+                report(USAGE.rstrip("\n"))
+                return 2
+    except (DocumentError, UsageError) as error:
+        report(str(error))
+        return 1
+    return 0
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a document, with the types that it needs."""
+    from importlib.resources import files
+
+    from qemud.daemon.main import DEFAULT_TARGET
+
+    text = files("qemud._generated").joinpath(f"json-schema-{DEFAULT_TARGET}.json").read_text("utf-8")
+    whole = json.loads(text)
+    needed: dict[str, Any] = {}
+    wanted = [CONFIGURATION]
+    while wanted:
+        name = wanted.pop()
+        if name not in needed:
+            needed[name] = whole["$defs"][name]
+            wanted += _references(needed[name])
+    return {
+        "$schema": whole["$schema"],
+        "title": "A machine of qemud",
+        "$ref": f"#/$defs/{CONFIGURATION}",
+        "$defs": dict(sorted(needed.items())),
+    }
+
+
+def _references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, each in value.items():
+            if key == "$ref":
+                yield each.removeprefix("#/$defs/")
+            else:
+                yield from _references(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _references(each)
+
+
+def check(document: Document) -> None:
+    """Hold a document to the schema twice: as the program will, and as any JSON Schema validator does.
+
+    DocumentError: FILE:LINE: what is wrong, with its path.
+    """
+    document.typed(CONFIGURATION)
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    error = best_match(Draft202012Validator(schema()).iter_errors(document.value))
+    if error is not None:
+        raise document.error(tuple(error.absolute_path), error.message)
