@@ -16,6 +16,7 @@ from qemud.machine.descriptors import fdsets
 from qemud.monitor.dispatch import Dispatcher
 from qemud.monitor.qmp.server import Monitor, Turn
 from qemud.monitor.version import version_text
+from tests.machine.test_descriptors import open_on
 from tests.qmp.fakes import FakePort, settle
 
 HANDLERS = {
@@ -38,10 +39,6 @@ requests = st.one_of(
 steps = st.one_of(st.tuples(st.integers(0, 3), requests), st.just("hang up"))
 
 
-def count() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 @settings(max_examples=200)
 @given(st.lists(steps, max_size=20))
 def test_no_descriptor_is_lost(script: list[Any]) -> None:
@@ -50,7 +47,7 @@ def test_no_descriptor_is_lost(script: list[Any]) -> None:
         dispatcher = Dispatcher(COMMANDS, HANDLERS, services)
         port = FakePort()
         monitor = Monitor(port, dispatcher.execute, version_text(), Turn())
-        before = count()
+        file = os.memfd_create("passed")
         connected = False
         for step in script:
             if not connected:
@@ -62,18 +59,19 @@ def test_no_descriptor_is_lost(script: list[Any]) -> None:
                 connected = False
             else:
                 passed, (name, arguments) = step
-                port.fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(passed)]
+                port.fds = [os.dup(file) for _ in range(passed)]
                 port.receive(json.dumps({"execute": name, "arguments": arguments}).encode())
             session = monitor.session
             kept = len(session.named) + len(session._descriptors) + members()
-            assert count() == before + kept
+            assert open_on(file) == 1 + kept
             if not connected:
                 assert not session._descriptors
         monitor.close()
-        assert count() == before + members()
+        assert open_on(file) == 1 + members()
         for number in fdsets.members():
             fdsets.remove(number)
-        assert count() == before
+        assert open_on(file) == 1
+        os.close(file)
 
     asyncio.run(talk())
 

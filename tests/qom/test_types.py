@@ -46,6 +46,7 @@ def test_lists_of_types(services: Services) -> None:
     assert not everything & {"object", "device", "user-creatable", "memory-backend"}
     assert names(services, abstract=True) > everything
     assert names(services, implements="user-creatable") == {
+        "iothread",
         "memory-backend-file",
         "memory-backend-memfd",
         "memory-backend-ram",
