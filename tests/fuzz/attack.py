@@ -66,9 +66,6 @@ ODD = (
 _TOO_MUCH = 1 << 22
 """What a client may ask for and get, but is not wanted in a test: bytes that are allocated or written."""
 
-_FILES = frozenset({"file", "filename", "in", "logfile", "mem-path", "out", "path", "pidfile"})
-"""Members that name files, which must not lie about outside the attack's directory; a command's own `path` is a path of QOM."""
-
 _ENDS = frozenset({"quit", "x-exit-preconfig", "monitor-remove", "monitor-add", "yank"})
 """Commands that end the process, or the attacker's own connection, as they should."""
 
@@ -111,6 +108,8 @@ class Messages:
         choose = self._random
         command = choose.choice(self._commands)
         arguments = self._value(command["arg-type"], 0)
+        if not command["name"].startswith("qom-"):  # what is no path of QOM's may be a file's
+            arguments = _relative(arguments)
         if command["name"] == "set-action":
             arguments = {"shutdown": "pause", "panic": "pause"}
         message = {"execute": command["name"], "arguments": arguments}
@@ -149,9 +148,6 @@ class Messages:
             result = {**(more if isinstance(more, dict) else {}), **result, entity["tag"]: variant["case"]}
         if choose.random() < 0.02:
             result[self._string()] = self._junk(0)
-        for name in _FILES if depth else _FILES - {"path"}:
-            if isinstance(path := result.get(name), str) and path not in NAMES:
-                result[name] = path.lstrip("/")
         if isinstance(result.get("size"), int) and result["size"] > _TOO_MUCH:
             result["size"] %= _TOO_MUCH
         return result
@@ -181,3 +177,14 @@ class Messages:
         if kind == "dict":
             return {self._string(): self._junk(depth + 1)} if depth < 5 else {}
         return self._scalar(kind)
+
+
+def _relative(value: Any) -> Any:
+    """The same without names of files outside the attack's directory."""
+    if isinstance(value, str):
+        return value if value in NAMES else value.lstrip("/")
+    if isinstance(value, list):
+        return [_relative(element) for element in value]
+    if isinstance(value, dict):
+        return {_relative(name): _relative(element) for name, element in value.items()}
+    return value
