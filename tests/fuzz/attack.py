@@ -38,8 +38,6 @@ NAMES = (
     "a",
     "b",
     "c0",
-    "/machine",
-    "/objects",
     "..",
     "a/b",
     "zero\0byte",
