@@ -193,6 +193,17 @@ def _trace(text: str, warn: Warn) -> Any:
     return options
 
 
+def _compat(text: str, _warn: Warn) -> Any:
+    from qemud.qapi.runtime.check import parse_type
+    from qemud.qapi.runtime.keyval import parse_keyval, parse_keyval_type
+
+    if text.startswith("{"):
+        from qemud.monitor.qmp.framing import parse_option
+
+        return parse_type("CompatPolicy", parse_option(text))
+    return parse_keyval_type("CompatPolicy", parse_keyval(text))
+
+
 def _text(text: str, _warn: Warn) -> str:
     return text
 
@@ -247,6 +258,7 @@ OPTIONS: dict[str, Option] = {
     "D": TEXT,
     "add-fd": Option(_add_fd, many=True),
     "trace": Option(_trace, many=True),
+    "compat": Option(_compat, many=True),
     "config": TEXTS,
     "readconfig": TEXTS,
     "writeconfig": TEXT,

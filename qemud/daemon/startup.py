@@ -32,7 +32,7 @@ from qemud.monitor.dispatch import Dispatcher
 from qemud.monitor.qmp.events import Events
 from qemud.monitor.qmp.server import Turn
 from qemud.monitor.registry import Monitors
-from qemud.qapi.runtime.check import use_target
+from qemud.qapi.runtime.check import checker, use_target
 from qemud.qapi.runtime.errors import GenericError, QmpError
 from qemud.qapi.targets import TARGETS
 
@@ -117,6 +117,12 @@ class Daemon:
         self.dispatcher = services.dispatcher = Dispatcher(
             COMMANDS, HANDLERS, services, defined=TARGETS[target]
         )
+        if line.compat:
+            from qemud.daemon.compat import policy_of
+
+            policy = policy_of(line.compat)
+            checker.use_policy(policy)
+            self.dispatcher.policy = self.events.policy = policy
         self._turn = Turn()
         self._turn.taken = True  # until the machine is ready; released by `build`
         self.monitors = services.monitors = Monitors(self.dispatcher.execute, self.events, self._turn)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
     from typing import Protocol
 
+    from qemud.qapi.runtime.policy import Policy
+
     class Execute(Protocol):
         """What a monitor needs of a dispatcher."""
 
@@ -70,6 +72,8 @@ class Dispatcher:
         self._made: dict[str, object] = {}  # handlers by schema module
         self._methods: dict[str, tuple[CommandInfo, Callable[..., Coroutine[Any, Any, Any]]]] = {}
         self._phase = READY
+        self.policy: Policy | None = None
+        """What to do with commands that are deprecated or unstable, and with such members of results."""
 
     @property
     def phase(self) -> str:
@@ -108,6 +112,8 @@ class Dispatcher:
                 return None
             if result is None:
                 return EMPTY
+            if self.policy is not None:
+                result = self._shown(name, result)
             data = bytes(result) if isinstance(result, Raw) else encode(result)
             return data if data.isascii() else ascii_json(data)
         except QmpError:
@@ -115,6 +121,16 @@ class Dispatcher:
         except Exception as error:
             log.exception("command handler failed", command=name)
             raise GenericError(f"Internal error in command '{name}': {type(error).__name__}") from error
+
+    def _shown(self, name: str, result: Any) -> Any:
+        """What the policy lets pass of a result."""
+        from qemud._generated.results import RETURNS
+        from qemud.qapi.runtime.check import checker, to_wire
+
+        assert self.policy is not None
+        if isinstance(result, Raw) or name not in RETURNS:
+            return result
+        return self.policy.shown(checker, RETURNS[name], to_wire(result))
 
     def _check_oob(self, info: CommandInfo) -> None:
         """Refuse a command that cannot run out of band."""
@@ -141,6 +157,9 @@ class Dispatcher:
         info = self._table.get(name)
         if info is None:
             raise CommandNotFound(f"The command {name} has not been found")
+        if self.policy is not None:
+            marks = [mark for mark in ("deprecated", "unstable") if getattr(info, mark)]
+            self.policy.check_input(marks, "command", name, CommandNotFound)
         self._check_phase(info)
         handler = self._made.get(info.module)
         if handler is None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
+    from qemud.qapi.runtime.policy import Policy
+
     class CallLater(Protocol):
         """`asyncio.AbstractEventLoop.call_later`, as far as it is needed."""
 
@@ -93,6 +95,8 @@ class Events:
         self._call_later = call_later
         self._now_ns = now_ns
         self.history = History()
+        self.policy: Policy | None = None
+        """What to do with events that are deprecated or unstable, and with such members of their data."""
         self._subscribers: list[Callable[[str, bytes, int], None]] = []
         self._waiting: dict[
             tuple[str, Any], bytes | None
@@ -108,6 +112,14 @@ class Events:
 
     def emit(self, name: str, data: dict[str, Any] | None) -> None:
         """Send an event to all subscribers, now or when its rate allows."""
+        if self.policy is not None:
+            from qemud._generated.results import EVENTS
+            from qemud.qapi.runtime.check import checker
+
+            features, reference = EVENTS[name]
+            if self.policy.hides(features):
+                return
+            data = self.policy.shown(checker, reference, data)
         seconds, nanoseconds = divmod(self._now_ns(), 1_000_000_000)
         line = envelope.event(name, data, seconds, nanoseconds // 1000)
         if name not in RATE_LIMITED or (name == "BLOCK_IO_ERROR" and data and data.get("action") == "stop"):

@@ -21,6 +21,7 @@ from qemud.qapi.generate import (
     introspect,
     json_schema,
     properties,
+    results,
     shapes,
     types,
 )
@@ -46,6 +47,7 @@ _GENERATORS = (
     shapes.generate,
     commands.generate,
     events.generate,
+    results.generate,
     introspect.generate,
     json_schema.generate,
     client.generate,

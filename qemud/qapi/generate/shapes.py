@@ -10,10 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from qemud.qapi.generate.layout import Layout, admits_null, condition_data, is_empty
 from qemud.qapi.generate.writer import expression, quoted
-from qemud.qapi.model import AlternateType, ArrayType, BuiltinType, EnumType, Member, ObjectType, SchemaType
+from qemud.qapi.model import (
+    AlternateType,
+    ArrayType,
+    BuiltinType,
+    EnumMember,
+    EnumType,
+    Member,
+    ObjectType,
+    SchemaType,
+)
 from qemud.qapi.names import class_name, module_name, python_name
 from qemud.qapi.runtime.shapes import (
     EMPTY_TYPE,
+    MARKS,
     AlternateShape,
     Alternative,
     EnumShape,
@@ -91,7 +101,8 @@ def _shape(layout: Layout, entity: EnumType | ObjectType | AlternateType) -> Any
                 for member in entity.members
                 if (data := condition_data(member.condition)) is not None
             }
-            return EnumShape(name, conditions)
+            features = {member.name: marks for member in entity.members if (marks := _marks(member))}
+            return EnumShape(name, conditions, features)
         case AlternateType():
             alternatives = {
                 qtype(member.type): Alternative(type_reference(member.type), condition_data(member.condition))
@@ -126,8 +137,19 @@ def _member(member: Member) -> MemberShape:
     else:
         presence = Presence.UNSET if admits_null(member.type) else Presence.NONE
     return MemberShape(
-        member.name, name, reference, presence=presence, condition=condition, default=member.default
+        member.name,
+        name,
+        reference,
+        presence=presence,
+        condition=condition,
+        default=member.default,
+        features=_marks(member),
     )
+
+
+def _marks(member: Member | EnumMember) -> tuple[str, ...]:
+    """Which of the features that a policy can be about it has."""
+    return tuple(feature.name for feature in member.features if feature.name in MARKS)
 
 
 def _nested_rows(shapes: Any) -> set[str]:

@@ -29,6 +29,7 @@ from qemud.qapi.targets import DEFAULT_TARGET, TARGETS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from qemud.qapi.runtime.policy import Policy
     from qemud.qapi.runtime.shapes import MemberShape, Shape
     from qemud.qapi.runtime.table import CommandInfo
 
@@ -55,6 +56,7 @@ class Checker:
         self._classes: dict[tuple[str, str], Any] = {}
         self._parsers: dict[str, Callable[[dict[str, Any]], Any]] = {}
         self._fast: dict[str, Callable[[Any], Any] | None] = {}
+        self._policy: Policy | None = None
         self.use_target(target)
 
     def use_target(self, target: str, defined: frozenset[str] | None = None) -> None:
@@ -62,6 +64,11 @@ class Checker:
         self.target = target
         self.defined = TARGETS[target] if defined is None else defined
         self._exact = ExactVisitor(self, self.defined)
+        self._parsers.clear()
+
+    def use_policy(self, policy: Policy) -> None:
+        """Refuse in the arguments of commands what `policy` refuses, from now on."""
+        self._policy = policy
         self._parsers.clear()
 
     @property
@@ -179,6 +186,13 @@ class Checker:
         shape = self.shape(type_name)
         assert isinstance(shape, ObjectShape)
         exact = self._exact
+        if self._policy is not None:
+            from qemud.qapi.runtime.policy import PolicyVisitor
+
+            exact = PolicyVisitor(self, self.defined, self._policy)
+            if info.boxed:
+                return lambda value: exact.visit(type_name, value, None)
+            return lambda value: exact.arguments(type_name, value)
         if info.boxed:
             return lambda value: self.parse_type(type_name, value)
         if not shape.fast:

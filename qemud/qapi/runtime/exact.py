@@ -153,6 +153,7 @@ class ExactVisitor:
                 continue
             if wire in value:
                 seen.add(wire)
+                self._admit(member)
                 result = self.visit(member.type, value[wire], (where, wire))
                 if wire == tag_name:
                     tag = result
@@ -171,6 +172,9 @@ class ExactVisitor:
         branch_shape = self._types.shape(branch)
         assert isinstance(branch_shape, ObjectShape)
         return [*self._members(branch_shape, value, where, members, seen), tag_value]
+
+    def _admit(self, member: MemberShape) -> None:
+        """Raise GenericError when a member that is there must not be."""
 
     def _check_unseen(self, value: dict[str, Any], seen: set[str], where: Where) -> None:
         if len(seen) != len(value):

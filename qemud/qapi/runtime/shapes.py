@@ -31,6 +31,9 @@ INTEGER_RANGES: dict[str, tuple[int, int]] = {
 }
 """The least and the greatest value of each built-in integer type."""
 
+MARKS = ("deprecated", "unstable")
+"""The features that a policy (`qemud.qapi.runtime.policy`) can be about, in the order in which they are looked at."""
+
 QTYPES = ("none", "qnull", "qnum", "qstring", "qdict", "qlist", "qbool")
 """The values of the built-in enumeration `QType`."""
 
@@ -72,10 +75,10 @@ class MemberShape(Row):
     """A member of an object type.
 
     `wire` and `name` are its names in JSON and in Python, `type` a reference; `presence` is one of `Presence`;
-    `default` is as it would stand on the wire.
+    `default` is as it would stand on the wire; `features` are `deprecated` and `unstable`, where it has them.
     """
 
-    __slots__ = ("condition", "default", "name", "presence", "type", "wire")
+    __slots__ = ("condition", "default", "features", "name", "presence", "type", "wire")
 
     def __init__(
         self,
@@ -86,7 +89,9 @@ class MemberShape(Row):
         presence: int = Presence.REQUIRED,
         condition: ConditionData = None,
         default: Any = None,
+        features: tuple[str, ...] = (),
     ) -> None:
+        self.features = features
         self.wire = wire
         self.name = name
         self.type = type
@@ -132,11 +137,17 @@ class ObjectShape(Row):
 
 
 class EnumShape(Row):
-    """An enumeration: its class, and the values that are conditional."""
+    """An enumeration: its class, the values that are conditional, and those that are deprecated or unstable."""
 
-    __slots__ = ("class_name", "conditions")
+    __slots__ = ("class_name", "conditions", "features")
 
-    def __init__(self, class_name: str, conditions: dict[str, ConditionData]) -> None:
+    def __init__(
+        self,
+        class_name: str,
+        conditions: dict[str, ConditionData],
+        features: dict[str, tuple[str, ...]] = {},  # noqa: B006  nobody changes a row
+    ) -> None:
+        self.features = features
         self.class_name = class_name
         self.conditions = conditions
 
