@@ -37,9 +37,7 @@ TYPES: tuple[TypeEntry, ...] = (
         abstract=True,
         interfaces=("user-creatable",),
     ),
-    TypeEntry(
-        "iothread", "event-loop-base", "qemud.machine.iothread:IoThread", options="IothreadProperties"
-    ),
+    TypeEntry("iothread", "event-loop-base", "qemud.machine.iothread:IoThread", options="IothreadProperties"),
     TypeEntry(
         "secret",
         "object",
