@@ -310,6 +310,13 @@ def test_nobody_has_to_read_its_messages():
         assert process.wait(LIMIT) == 0
 
 
+def test_a_global_of_no_type_is_warned_of(daemon: Starter):
+    program = daemon(*NONE, "-global", "nosuch.foo=1", "-global", "serial-mm.baudbase=9600")
+    program.qmp.command("quit")
+    assert program.wait() == 0
+    assert program.stderr == f"{QEMUD}: warning: global nosuch.foo has invalid class name\n"
+
+
 def test_version_is_read_by_management_tools():
     done = run("-version")
     assert done.returncode == 0
