@@ -96,7 +96,7 @@ class Daemon:
         use_target(target)
 
         self.vm: VirtualMachine | None = None
-        self._built = False
+        self._built = self._signalled = False
         self.board = ""  # which one, by its full name
         self.events = Events(self.loop.call_later)
         self.chardevs = Chardevs(
@@ -338,8 +338,9 @@ class Daemon:
                         self._add_human_monitor(None, chardev)
                     serials.append(chardev)
             except UsageError as error:
+                reason = "" if text.startswith("chardev:") else f"{error}\n"
                 raise UsageError(
-                    f"{error}\n-serial {text}: could not connect serial device to character backend '{text}'"
+                    f"{reason}-serial {text}: could not connect serial device to character backend '{text}'"
                 ) from None
         return serials
 
@@ -371,7 +372,9 @@ class Daemon:
         self._shut_down("host-qmp-quit")
 
     def _on_signal(self, number: int, pid: int) -> None:
-        report(signals.describe(number, pid))
+        if not self._signalled:  # timeout(1) and terminals signal the process and its group: one message is enough
+            self._signalled = True
+            report(signals.describe(number, pid))
         self._shut_down("host-signal")
 
     def _shut_down(self, cause: str) -> None:

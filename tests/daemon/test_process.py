@@ -310,6 +310,20 @@ def test_nobody_has_to_read_its_messages():
         assert process.wait(LIMIT) == 0
 
 
+def test_a_second_signal_is_not_told(daemon: Starter):
+    program = daemon("-S", "-serial", "null")
+    for _ in range(3):
+        program.process.send_signal(signal.SIGTERM)
+    assert program.wait() == 0
+    assert program.stderr.count("terminating on signal") == 1
+
+
+def test_a_serial_port_on_no_chardev_is_one_message():
+    done = run("-serial", "chardev:nope", "-display", "none")
+    text = "-serial chardev:nope: could not connect serial device to character backend 'chardev:nope'"
+    assert (done.returncode, done.stderr) == (1, f"{QEMUD}: {text}\n")
+
+
 def test_a_global_of_no_type_is_warned_of(daemon: Starter):
     program = daemon(*NONE, "-global", "nosuch.foo=1", "-global", "serial-mm.baudbase=9600")
     program.qmp.command("quit")
