@@ -372,7 +372,8 @@ class Daemon:
         self._shut_down("host-qmp-quit")
 
     def _on_signal(self, number: int, pid: int) -> None:
-        if not self._signalled:  # timeout(1) and terminals signal the process and its group: one message is enough
+        # timeout(1) and terminals signal the process and its group: one message is enough.
+        if not self._signalled:
             self._signalled = True
             report(signals.describe(number, pid))
         self._shut_down("host-signal")
