@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from qemud._generated.types.options import CommandLine
 
 COMMANDS = {
+    "completion": "qemud.daemon.completion:main",
     "config": "qemud.daemon.config:main",
     "demo": "qemud.demo.run:main",
     "double": "qemud.double.run:main",

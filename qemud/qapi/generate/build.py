@@ -20,6 +20,7 @@ from qemud.qapi.generate import (
     events,
     introspect,
     json_schema,
+    man,
     properties,
     results,
     shapes,
@@ -72,6 +73,7 @@ def build_docs(schema: Schema, out: Path) -> list[Path]:
     docs.generate(schema, output, catalogue.PAGES if own else None)
     if own:
         catalogue.generate(schema, output)
+        man.generate(schema, output)
     output.finish()
     return output.changed
 
