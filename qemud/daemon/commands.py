@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qemud.machine.services import Services
 
 # Clients know these options by the names of QEMU's option groups.
-_GROUPS = {"m": "memory", "smp": "smp-opts"}
+_GROUPS = {"m": "memory", "smp": "smp-opts", "boot": "boot-opts"}
 _KINDS = {
     "bool": CommandLineParameterType.BOOLEAN,
     "size": CommandLineParameterType.SIZE,
@@ -30,7 +30,13 @@ _KINDS = {
 }
 # Options whose parameters depend on what they name: the first member of the struct says so already.
 _OPEN = frozenset({"device", "object"})
-_STRUCTS = {"machine": ("MachineProperties", "VirtMachineOptions"), "accel": ()}
+_STRUCTS = {
+    "machine": ("MachineProperties", "VirtMachineOptions"),
+    "chardev": ("ChardevOptions",),
+    "accel": (),
+}
+# An id is an option's own name, as in QEMU, and no parameter.
+_ID = "id"
 
 
 class OptionsHandlers(OptionsCommands):
@@ -86,6 +92,7 @@ def _options() -> list[CommandLineOptionInfo]:
                 default=_text(member[4]) if member[3] else None,
             )
             for member in members.values()
+            if member[0] != _ID
         ]
         found.append(CommandLineOptionInfo(option=_GROUPS.get(name, name), parameters=parameters))
     return found

@@ -59,7 +59,7 @@ _CHOICES = {
     "machine": ("MachineType", ("VirtMachineOptions",)),
     "device": ("DeviceDriver", ("LoaderOptions",)),
     "object": ("ObjectType", ()),
-    "chardev": ("ChardevBackendKind", ()),
+    "chardev": ("ChardevBackendKind", ("ChardevOptions",)),
     "d": ("LogItem", ()),
 }
 _WORDS = {
@@ -161,7 +161,7 @@ def _parameters(option: str, first: str) -> Iterator[tuple[str, tuple[str, str]]
         return
     if option in _CHOICES:
         structs = _CHOICES[option][1]
-        if option in {"device", "chardev"}:
+        if option == "device":
             yield "id", ("str", "its name")
     else:
         structs = tuple(row[1].removesuffix("[]") for row in STRUCTS["CommandLine"] if row[0] == option)

@@ -57,6 +57,7 @@ def test_every_option_is_offered():
         ("qemud -object memory-backend-ram,policy=b", ["memory-backend-ram,policy=bind"]),
         ("qemud -device loader,data-b", ["loader,data-be="]),
         ("qemud -chardev sock", ["socket"]),
+        ("qemud -chardev socket,serv", ["socket,server="]),
         ("qemud -d guest", ["guest_errors"]),
         ("qemud -compat unstable-input=re", ["unstable-input=reject"]),
         ("qemud -kernel /bo", []),
