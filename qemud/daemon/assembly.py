@@ -105,12 +105,14 @@ class Assembly:
 
     # As clients ask for it.
 
-    async def before_device(self) -> bool:
-        """See to it that there is something to plug a device into; whether the machine is ready, and this a hot plug."""
-        if self.phase == _READY:
-            return True
+    @property
+    def ready(self) -> bool:
+        """Whether the machine is complete, and a device that is added now is plugged in while it runs."""
+        return self.phase == _READY
+
+    async def before_device(self) -> None:
+        """See to it that there is something to plug a device into.  Raises GenericError."""
         await self._answered(self.initialize())
-        return False
 
     async def exit_preconfig(self) -> None:
         """The rest of the start.  Raises GenericError."""

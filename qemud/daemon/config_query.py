@@ -68,7 +68,7 @@ class ConfigHandlers(ConfigCommands):
             ]
             or None,
             devices=list(_devices(tree.machine)) or None,
-            paused=True if not vm.running else None,
+            paused=(not vm.running if services.startup.ready else line.S) or None,
         )
 
 

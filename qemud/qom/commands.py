@@ -186,7 +186,10 @@ class QdevHandlers(QdevCommands):
     async def device_add(self, arguments: dict[str, Any]) -> Raw:
         """Add a device.  The arguments come unchecked: the errors are the device's, not the schema's."""
         startup = self._services.startup
-        hotplug = startup is None or await startup.before_device()
+        hotplug = startup is None or startup.ready
+        if not hotplug:
+            self.maker.check(arguments)  # a mistake makes no board
+            await startup.before_device()
         await self.maker.add(arguments, hotplug=hotplug)
         return Raw(b"{}")
 

@@ -60,6 +60,10 @@ class DeviceMaker:
         """
         return await self._to_the_end(self._add(arguments, hotplug=hotplug, parse=parse))
 
+    def check(self, arguments: dict[str, Any]) -> None:
+        """Raise what `add` would raise whatever buses there are: no such type, or wrong properties."""
+        _options(_device_class(_driver(arguments), self._board()), arguments, None)
+
     async def remove(self, name: str) -> None:
         """Unplug the device of that id or path; DEVICE_DELETED is sent once it is gone.
 
@@ -81,10 +85,7 @@ class DeviceMaker:
 
     async def _add(self, arguments: dict[str, Any], *, hotplug: bool, parse: Parser | None) -> Device:
         board = self._board()
-        driver = arguments.get("driver")
-        if not isinstance(driver, str):
-            raise GenericError("Parameter 'driver' is missing")
-        cls = _device_class(driver, board)
+        cls = _device_class(_driver(arguments), board)
         bus = self._find_bus(cls, arguments.get("bus"))
         if hotplug:
             _check_hotplug(cls, bus, board)
@@ -173,6 +174,14 @@ class DeviceMaker:
             if candidate.is_a(cls.bus_type) and not candidate.full:
                 return candidate
         raise GenericError(f"No '{cls.bus_type}' bus found for device '{cls.type_name}'")
+
+
+def _driver(arguments: dict[str, Any]) -> str:
+    """The type's name among the arguments."""
+    driver = arguments.get("driver")
+    if not isinstance(driver, str):
+        raise GenericError("Parameter 'driver' is missing")
+    return driver
 
 
 def _device_class(driver: str, board: Machine) -> type[Device]:

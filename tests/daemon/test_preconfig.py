@@ -65,6 +65,31 @@ def test_a_machine_is_set_up_by_qmp_alone(daemon: Starter):
     assert refusal(program, "object-del", id="m0") == "object 'm0' is in use, can not be deleted"
 
 
+def test_a_mistake_makes_no_board(daemon: Starter, tmp_path: Path):
+    program = daemon(*BOARD, "-S")
+    qmp = program.qmp
+    assert refusal(program, "device_add") == "Parameter 'driver' is missing"
+    assert refusal(program, "device_add", driver="nope") == "'nope' is not a valid device model name"
+    assert refusal(program, "device_add", driver="loader", nope=1) == "Property 'loader.nope' not found"
+    assert qmp.command("query-machine-phase") == {"phase": "accel-created"}
+    # The machine's own properties are still free, and are looked at together when it is made.
+    qmp.command("qom-set", path="/machine", property="smp", value={"cpus": 3})
+    assert refusal(program, "x-exit-preconfig") == (
+        "Invalid SMP CPUs 3. The max CPUs supported by machine 'virt' is 1"
+    )
+    qmp.command("qom-set", path="/machine", property="smp", value={"cpus": 1})
+    qmp.command("qom-set", path="/machine", property="append", value="x")
+    assert refusal(program, "x-exit-preconfig") == "-append only allowed with -kernel option"
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(bytes(64))
+    qmp.command("qom-set", path="/machine", property="kernel", value=str(kernel))
+    qmp.command("qom-set", path="/machine", property="memory", value={"size": 2 * MEBIBYTES})
+    document = qmp.command("query-config")
+    assert (document["paused"], document["machine"]["memory"]) == (True, {"size": 2 * MEBIBYTES})
+    qmp.command("x-exit-preconfig")
+    assert qmp.command("query-memory-size-summary") == {"base-memory": 2 * MEBIBYTES}
+
+
 def test_what_is_wrong_can_be_put_right(daemon: Starter, tmp_path: Path):
     missing = tmp_path / "kernel"
     program = daemon(*BOARD, "-kernel", str(missing), "-device", "loader,addr=0x80000000,data=1,data-len=9")
