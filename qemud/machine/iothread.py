@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _INT_MAX = (1 << 31) - 1
+_MOST_STARTED = 256
+"""Threads of a pool that are there from the start: starting them holds up the event loop, and everybody else."""
+
 _INT64_MAX = (1 << 63) - 1
 _FIRST_POLL_NS = 4000
 _DEFAULT_GROWTH = 2
@@ -209,6 +212,8 @@ class IoThread(EventLoopBase, type_name="iothread", options=IothreadProperties):
                 raise GenericError(f"{name} value must be in range [0, {_INT64_MAX}]")
         if not (options.thread_pool_min <= options.thread_pool_max <= _INT_MAX and options.thread_pool_max):
             raise GenericError("bad thread-pool-min/thread-pool-max values")
+        if options.thread_pool_min > _MOST_STARTED:
+            raise GenericError(f"thread-pool-min value must be in range [0, {_MOST_STARTED}]")
 
     def _make_pool(self) -> ThreadPoolExecutor:
         """A pool that has its least number of threads from the start."""

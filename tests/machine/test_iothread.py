@@ -142,6 +142,10 @@ def test_the_pool_has_no_more_threads_than_allowed_and_no_fewer_than_wanted() ->
         ({"thread_pool_min": 65}, "bad thread-pool-min/thread-pool-max values"),
         ({"thread_pool_max": 0}, "bad thread-pool-min/thread-pool-max values"),
         ({"thread_pool_max": 1 << 31}, "bad thread-pool-min/thread-pool-max values"),
+        (
+            {"thread_pool_min": 257, "thread_pool_max": 1000},
+            "thread-pool-min value must be in range [0, 256]",
+        ),
     ],
 )
 def test_properties_that_mean_nothing(properties: dict[str, int], text: str) -> None:
