@@ -18,11 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from qemud.daemon.cmdline import UsageError
 from qemud.daemon.machine import build_machine, check_options, create_machine
-from qemud.logs import report
 from qemud.machine.memory import AddressSpace
 from qemud.qapi.runtime.errors import GenericError, QmpError
 from qemud.qapi.runtime.table import PHASES
-from qemud.qom.types import types
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -98,7 +96,6 @@ class Assembly:
             del self._devices[0]
         vm = self._services.vm
         await vm.mailboxes.call(vm.reset_devices)
-        self._warn_of_globals()
         self.phase = _READY
         if not self.line.S:
             await vm.cont()
@@ -125,12 +122,6 @@ class Assembly:
             raise
         except UsageError as error:
             raise GenericError(str(error).replace("\n", "; ")) from None
-
-    def _warn_of_globals(self) -> None:
-        """A `-global` of no type at all is a slip of the pen that would never be noticed."""
-        for driver, name, _ in self._services.tree.root.globals:
-            if types.entry(driver) is None:
-                report(f"warning: global {driver}.{name} has invalid class name")
 
     def _scrap(self) -> None:
         """Throw away what a failed board has left; on the machine thread."""

@@ -324,13 +324,6 @@ def test_a_serial_port_on_no_chardev_is_one_message():
     assert (done.returncode, done.stderr) == (1, f"{QEMUD}: {text}\n")
 
 
-def test_a_global_of_no_type_is_warned_of(daemon: Starter):
-    program = daemon(*NONE, "-global", "nosuch.foo=1", "-global", "serial-mm.baudbase=9600")
-    program.qmp.command("quit")
-    assert program.wait() == 0
-    assert program.stderr == f"{QEMUD}: warning: global nosuch.foo has invalid class name\n"
-
-
 def test_version_is_read_by_management_tools():
     done = run("-version")
     assert done.returncode == 0
