@@ -54,7 +54,9 @@ def test_types_have_the_same_parents_properties_and_defaults(daemon: Starter, re
     )
     assert here.keys() - there.keys() == OURS
     for name in here.keys() - OURS:
-        assert here[name].get("abstract") == there[name].get("abstract"), name
+        # Where a board has versions, its type without one is what they have in common.
+        abstract = True if name == "virt-machine" else there[name].get("abstract")
+        assert here[name].get("abstract") == abstract, name
         assert there[name].get("parent") == OTHER_PARENTS.get(name, here[name].get("parent")), name
         if here[name].get("abstract"):
             continue
