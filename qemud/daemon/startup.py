@@ -311,7 +311,7 @@ class Daemon:
     def _add_human_monitor(self, label: str | None, chardev: Chardev) -> None:
         from qemud.monitor.hmp.terminal import HumanMonitor
 
-        monitor = HumanMonitor(chardev.attach(), self.dispatcher.execute, self._turn)
+        monitor = HumanMonitor(chardev.attach(), self.dispatcher.execute_for_people, self._turn)
         self.monitors.adopt(label, "readline", chardev.label, monitor.close)
 
     def _stdio_is_taken(self) -> bool:

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
 log = Logger("monitor")
 
+MARKS = ("deprecated", "unstable")
+"""What a policy can be about, as in `qemud.qapi.runtime.shapes`, which a start does not need."""
+
 EMPTY = b"{}"
 """The result of a command that returns nothing."""
 
@@ -90,18 +93,34 @@ class Dispatcher:
         """The names of all commands, sorted."""
         return sorted(self._table)
 
-    async def execute(self, name: str, arguments: dict[str, Any], *, oob: bool = False) -> bytes | None:
+    def execute(
+        self, name: str, arguments: dict[str, Any], *, oob: bool = False
+    ) -> Coroutine[Any, Any, bytes | None]:
         """Run a command; its result as ASCII JSON text, or None when success is not answered.
 
         Raises QmpError: there is no such command, it cannot run so or now, `arguments` are not its arguments, or what
         its handler says.
         """
+        return self._execute(name, arguments, oob, self.policy)
+
+    def execute_for_people(
+        self, name: str, arguments: dict[str, Any], *, oob: bool = False
+    ) -> Coroutine[Any, Any, bytes | None]:
+        """As `execute`, for the human monitor: policies are for those who test programs, and nothing is kept from people."""
+        return self._execute(name, arguments, oob, None)
+
+    async def _execute(
+        self, name: str, arguments: dict[str, Any], oob: bool, policy: Policy | None
+    ) -> bytes | None:
         if "handle_qmp_command" in traced:
             trace("handle_qmp_command", command=name)
         try:
             info, method = self._methods.get(name) or self._find(name)
             if oob:
                 self._check_oob(info)
+            if policy is not None:
+                marks = [mark for mark in MARKS if getattr(info, mark)]
+                policy.check_input(marks, "command", name, CommandNotFound)
             if not arguments and not info.has_arguments:
                 result = await method()
             elif info.boxed and info.gen:
@@ -112,8 +131,8 @@ class Dispatcher:
                 return None
             if result is None:
                 return EMPTY
-            if self.policy is not None:
-                result = self._shown(name, result)
+            if policy is not None:
+                result = self._shown(policy, name, result)
             data = bytes(result) if isinstance(result, Raw) else encode(result)
             return data if data.isascii() else ascii_json(data)
         except QmpError:
@@ -122,15 +141,15 @@ class Dispatcher:
             log.exception("command handler failed", command=name)
             raise GenericError(f"Internal error in command '{name}': {type(error).__name__}") from error
 
-    def _shown(self, name: str, result: Any) -> Any:
+    @staticmethod
+    def _shown(policy: Policy, name: str, result: Any) -> Any:
         """What the policy lets pass of a result."""
         from qemud._generated.results import RETURNS
         from qemud.qapi.runtime.check import checker, to_wire
 
-        assert self.policy is not None
         if isinstance(result, Raw) or name not in RETURNS:
             return result
-        return self.policy.shown(checker, RETURNS[name], to_wire(result))
+        return policy.shown(checker, RETURNS[name], to_wire(result))
 
     def _check_oob(self, info: CommandInfo) -> None:
         """Refuse a command that cannot run out of band."""
@@ -157,9 +176,6 @@ class Dispatcher:
         info = self._table.get(name)
         if info is None:
             raise CommandNotFound(f"The command {name} has not been found")
-        if self.policy is not None:
-            marks = [mark for mark in ("deprecated", "unstable") if getattr(info, mark)]
-            self.policy.check_input(marks, "command", name, CommandNotFound)
         self._check_phase(info)
         handler = self._made.get(info.module)
         if handler is None:

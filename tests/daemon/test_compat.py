@@ -77,6 +77,17 @@ def test_output_is_left_out(daemon: Starter):
     assert program.qmp.event("SHUTDOWN")["data"]["reason"] == "host-qmp-quit"
 
 
+def test_people_see_everything(daemon: Starter):
+    program = daemon(*NONE, "-compat", "unstable-input=reject,unstable-output=hide")
+    plain = daemon(*NONE)
+    for line in ("info mtree", "info registers", "info qtree", "log none"):
+        said = [
+            each.qmp.command("human-monitor-command", **{"command-line": line}) for each in (program, plain)
+        ]
+        assert said[0] == said[1]
+        assert "disabled by policy" not in said[0]
+
+
 def test_crash():
     said = '{"execute": "qmp_capabilities"} {"execute": "query-config"}\n'
     command = [QEMUD, *NONE, "-qmp", "stdio", "-compat", "unstable-input=crash"]

@@ -23,7 +23,7 @@ class HmpHandlers(HmpCommands):
     """Handlers of `hmp.json`."""
 
     def __init__(self, services: HmpServices) -> None:
-        self._execute = services.dispatcher.execute
+        self._execute = services.dispatcher.execute_for_people
         self._reading = Reading()  # a format is the next line's default, as at a terminal
 
     async def human_monitor_command(self, *, command_line: str, cpu_index: int | None) -> str:
