@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from qemud.daemon.cmdline import OPTIONS, UsageError
 from qemud.qapi.runtime import qemuopts
+from qemud.qapi.runtime.document import read_bounded
 from qemud.qapi.runtime.errors import QmpError
 
 if TYPE_CHECKING:
@@ -80,12 +81,9 @@ def read(path: str) -> Iterator[Occurrence]:
 
 def _content(path: str) -> str:
     try:
-        with open(path, "rb") as file:
-            data = file.read(_LONGEST_FILE + 1)
+        data = read_bounded(path, _LONGEST_FILE)
     except (OSError, ValueError) as error:
         raise UsageError(f"Could not open '{path}': {getattr(error, 'strerror', None) or error}") from None
-    if len(data) > _LONGEST_FILE:
-        raise UsageError(f"{path}: the file is longer than {_LONGEST_FILE} bytes")
     try:
         return data.decode()
     except UnicodeDecodeError as error:

@@ -32,6 +32,8 @@ COMMANDS = {
 }
 """Words that may stand in the first place instead of options, and who serves them."""
 
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC
+
 DEFAULT_TARGET = "riscv64"
 
 log = Logger("daemon")
@@ -92,7 +94,8 @@ def _write_config(path: str, words: list[str]) -> None:
         tell(text)
         return
     try:
-        with open(path, "w", encoding="utf-8") as file:
+        # Not blocking: a pipe that nobody reads is an error at once.
+        with open(os.open(path, _WRITE, 0o666), "w", encoding="utf-8") as file:
             file.write(text)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +116,20 @@ def test_files_that_cannot_be_read(tmp_path: Path):
         parse(["-readconfig", str(tmp_path)])
     with pytest.raises(UsageError, match="longer than 1048576 bytes"):
         parse(["-readconfig", "/dev/zero"])
+
+
+def test_pipes_do_not_hang(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    assert list(occurrences(["-readconfig", str(tmp_path / "pipe")])) == [
+        ("readconfig", f"{tmp_path}/pipe", f"-readconfig {tmp_path}/pipe: ")
+    ]
+    with pytest.raises(UsageError, match="Expecting value"):
+        parse(["--config", str(tmp_path / "pipe")])
+    done = subprocess.run(
+        [QEMUD, "-writeconfig", str(tmp_path / "pipe")], capture_output=True, text=True, timeout=LIMIT
+    )
+    assert done.returncode == 1
+    assert "No such device or address" in done.stderr
 
 
 @pytest.mark.parametrize("text", ['a"b', "a\nb"])

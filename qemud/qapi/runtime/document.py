@@ -7,7 +7,8 @@ raise document.error(("rules", 0), "â€¦")        # scenario.toml:7: rules[0]: â€
 
 from __future__ import annotations
 
-from pathlib import Path
+import errno
+import os
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from qemud.qapi.runtime.check import checker
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from qemud.qapi.runtime.exact import Where
     from qemud.qapi.runtime.positions import Path as Place
     from qemud.qapi.runtime.shapes import ObjectShape
+
+
+LONGEST = 1 << 24
+"""Bytes that a document has at most."""
 
 
 class DocumentError(GenericError):
@@ -60,6 +65,20 @@ class Document:
         return DocumentError(f"{self.name}:{line_of(self._scan(), place)}: {path_text(place)}: {text}")
 
 
+def read_bounded(path: str, limit: int) -> bytes:
+    """The content of a file, or of a pipe that somebody writes to; one that nobody writes to is empty.
+
+    OSError: it cannot be read, or there are more than `limit` bytes.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    os.set_blocking(fd, True)
+    with open(fd, "rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"longer than {limit} bytes")
+    return content
+
+
 def path_text(place: Place) -> str:
     """A path as error texts have it: `rules[0].steps`."""
     text = "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in place)
@@ -69,7 +88,7 @@ def path_text(place: Place) -> str:
 def read_document(path: str) -> Document:
     """Read a document: TOML if the file's name says so, else JSON.  DocumentError: it cannot be read."""
     try:
-        text = Path(path).read_text("utf-8")
+        text = read_bounded(path, LONGEST).decode()
     except UnicodeDecodeError as error:
         raise DocumentError(f"{path}: not UTF-8 at byte {error.start}") from None
     except (OSError, ValueError) as error:
