@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from qemud.machine.memory import AddressSpace
     from qemud.machine.vcpu import Vcpu
 
-ACCELERATORS = ("tcg",)
-"""Names that `-accel` takes."""
-
 
 def create_vcpu(space: AddressSpace, index: int = 0) -> Vcpu:
     """A 64-bit RISC-V hart over this memory, in the state after power-on.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from qemud.daemon.cmdline import OPTIONS
 from qemud.daemon.ini import GROUPS
+from qemud.daemon.machine import ACCELERATORS
 from qemud.logs import report, tell
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ _CHOICES = {
     "d": ("LogItem", ()),
 }
 _WORDS = {
-    "accel": ("tcg",),
+    "accel": tuple(sorted(ACCELERATORS)),
     "serial": ("none", "null", "stdio", "pty", "mon:stdio"),
     "monitor": ("none", "stdio"),
 }

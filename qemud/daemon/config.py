@@ -99,7 +99,7 @@ def schema() -> dict[str, Any]:
     """The JSON Schema of a document, with the types that it needs."""
     from importlib.resources import files
 
-    from qemud.daemon.main import DEFAULT_TARGET
+    from qemud.qapi.targets import DEFAULT_TARGET
 
     text = files("qemud._generated").joinpath(f"json-schema-{DEFAULT_TARGET}.json").read_text("utf-8")
     whole = json.loads(text)

@@ -34,8 +34,6 @@ COMMANDS = {
 
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC
 
-DEFAULT_TARGET = "riscv64"
-
 log = Logger("daemon")
 
 
@@ -104,7 +102,7 @@ def _write_config(path: str, words: list[str]) -> None:
 
 def target_of(name: str) -> str:
     """The architecture that a program of this name emulates. Raises UsageError for one that is not built."""
-    from qemud.qapi.targets import TARGETS
+    from qemud.qapi.targets import DEFAULT_TARGET, TARGETS
 
     _, found, target = name.rpartition("-system-")
     if not found:
