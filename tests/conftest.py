@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +22,11 @@ CI = os.environ.get("CI", "") not in ("", "0", "false")
 
 DEBIAN_FILES = ("/usr/lib/riscv64-linux-gnu/opensbi/", "/usr/lib/u-boot/")
 """Where Debian's packages put firmware; where they are not installed, what boots it is skipped."""
+
+# A shell starts what it runs in the background with these ignored, and programs inherit that: terminals' keys would do nothing.
+for _number in (signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
 
 # Examples differ from run to run on a developer's machine; in CI a failure must come back when it is run again. Deadlines
 # are timing assertions, which a busy machine breaks.
