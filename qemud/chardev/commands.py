@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Protocol
 from qemud._generated.commands.char import CharCommands
 from qemud._generated.types.char import (
     ChardevBackendInfo,
-    ChardevBackendKind,
     ChardevInfo,
     ChardevReturn,
     DataFormat,
 )
+from qemud._generated.types.char_backends import ChardevBackendKind
 from qemud.chardev.stream import ChardevEvent
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
-    from qemud._generated.types.char import ChardevBackend
+    from qemud._generated.types.char_backends import ChardevBackend
     from qemud.chardev.address import ResolveFd
     from qemud.chardev.registry import Chardevs
     from qemud.chardev.ringbuf import RingbufChardev

@@ -16,7 +16,7 @@ from qemud.machine.descriptors import FdsetError, close_file, names_fdset, open_
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
-    from qemud._generated.types.char import ChardevFile
+    from qemud._generated.types.char_backends import ChardevFile
     from qemud.chardev.log import Log
 
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from qemud._generated.types import char, sockets
+from qemud._generated.types import char_backends as kinds
+from qemud._generated.types import sockets
 from qemud.qapi.runtime import qemuopts
 from qemud.qapi.runtime.errors import GenericError
 
@@ -65,7 +66,7 @@ class Description:
 
     __slots__ = ("backend", "label", "mux")
 
-    def __init__(self, label: str | None, backend: char.ChardevBackend, *, mux: bool) -> None:
+    def __init__(self, label: str | None, backend: kinds.ChardevBackend, *, mux: bool) -> None:
         self.label = label
         self.backend = backend
         self.mux = mux
@@ -113,7 +114,7 @@ def parse_compact(
 
 def describe(values: Mapping[str, str], *, label: str | None) -> Description:
     """A flat list of options, as text.  Without a `label` there must be an ID among them."""
-    options = char.ChardevOptions(
+    options = kinds.ChardevOptions(
         **{name.replace("-", "_"): value for name, value in qemuopts.convert(values, KINDS).items()}
     )
     if label is None:
@@ -143,56 +144,58 @@ def _parse_tcp(text: str, whole: str, warn: Callable[[str], None] | None) -> dic
 # -- each kind's options -------------------------------------------------------------------------------------------------
 
 
-def _log(options: char.ChardevOptions) -> dict[str, Any]:
+def _log(options: kinds.ChardevOptions) -> dict[str, Any]:
     """What every kind has."""
     return {"logfile": options.logfile, "logappend": options.logappend}
 
 
-def _file(options: char.ChardevOptions) -> char.ChardevBackend:
+def _file(options: kinds.ChardevOptions) -> kinds.ChardevBackend:
     if options.path is None:
         raise GenericError("chardev: file: no filename given")
-    data = char.ChardevFile(in_=options.input_path, out=options.path, append=options.append, **_log(options))
-    return char.ChardevBackendFile(data=data)
+    data = kinds.ChardevFile(in_=options.input_path, out=options.path, append=options.append, **_log(options))
+    return kinds.ChardevBackendFile(data=data)
 
 
-def _pipe(options: char.ChardevOptions) -> char.ChardevBackend:
+def _pipe(options: kinds.ChardevOptions) -> kinds.ChardevBackend:
     if options.path is None:
         raise GenericError("chardev: pipe: no device path given")
-    return char.ChardevBackendPipe(data=char.ChardevHostdev(device=options.path, **_log(options)))
+    return kinds.ChardevBackendPipe(data=kinds.ChardevHostdev(device=options.path, **_log(options)))
 
 
-def _pty(options: char.ChardevOptions) -> char.ChardevBackend:
-    return char.ChardevBackendPty(data=char.ChardevPty(path=options.path, **_log(options)))
+def _pty(options: kinds.ChardevOptions) -> kinds.ChardevBackend:
+    return kinds.ChardevBackendPty(data=kinds.ChardevPty(path=options.path, **_log(options)))
 
 
-def _null(options: char.ChardevOptions) -> char.ChardevBackend:
-    return char.ChardevBackendNull(data=char.ChardevCommon(**_log(options)))
+def _null(options: kinds.ChardevOptions) -> kinds.ChardevBackend:
+    return kinds.ChardevBackendNull(data=kinds.ChardevCommon(**_log(options)))
 
 
-def _mux(options: char.ChardevOptions) -> char.ChardevBackend:
+def _mux(options: kinds.ChardevOptions) -> kinds.ChardevBackend:
     if options.chardev is None:
         raise GenericError("chardev: mux: no chardev given")
-    return char.ChardevBackendMux(data=char.ChardevMux(chardev=options.chardev, **_log(options)))
+    return kinds.ChardevBackendMux(data=kinds.ChardevMux(chardev=options.chardev, **_log(options)))
 
 
-def _stdio(options: char.ChardevOptions) -> char.ChardevBackend:
-    return char.ChardevBackendStdio(data=char.ChardevStdio(signal=options.signal, **_log(options)))
+def _stdio(options: kinds.ChardevOptions) -> kinds.ChardevBackend:
+    return kinds.ChardevBackendStdio(data=kinds.ChardevStdio(signal=options.signal, **_log(options)))
 
 
-def _ringbuf(options: char.ChardevOptions) -> char.ChardevBackend:
+def _ringbuf(options: kinds.ChardevOptions) -> kinds.ChardevBackend:
     common = _log(options)
-    data = char.ChardevRingbuf(size=options.size, **common) if options.size else char.ChardevRingbuf(**common)
-    return char.ChardevBackendRingbuf(data=data)
+    data = (
+        kinds.ChardevRingbuf(size=options.size, **common) if options.size else kinds.ChardevRingbuf(**common)
+    )
+    return kinds.ChardevBackendRingbuf(data=data)
 
 
-def _socket(options: char.ChardevOptions) -> char.ChardevBackend:
+def _socket(options: kinds.ChardevOptions) -> kinds.ChardevBackend:
     if sum(value is not None for value in (options.path, options.fd, options.host)) > 1:
         raise GenericError("None or one of 'path', 'fd' or 'host' option required.")
     if options.host is not None and options.port is None:
         raise GenericError("chardev: socket: no port given")
     if options.delay is not None and options.nodelay is not None:
         raise GenericError("'delay' and 'nodelay' are mutually exclusive")
-    data = char.ChardevSocket(
+    data = kinds.ChardevSocket(
         addr=_address(options),
         server=options.server,
         wait=options.wait if options.wait is not None else (True if options.server else None),
@@ -202,10 +205,10 @@ def _socket(options: char.ChardevOptions) -> char.ChardevBackend:
         reconnect_ms=options.reconnect_ms,
         **_log(options),
     )
-    return char.ChardevBackendSocket(data=data)
+    return kinds.ChardevBackendSocket(data=data)
 
 
-def _address(options: char.ChardevOptions) -> sockets.SocketAddressLegacy:
+def _address(options: kinds.ChardevOptions) -> sockets.SocketAddressLegacy:
     """The address among a socket's options."""
     if options.path is not None:
         unix = sockets.UnixSocketAddress(path=options.path, abstract=options.abstract, tight=options.tight)
@@ -220,7 +223,7 @@ def _address(options: char.ChardevOptions) -> sockets.SocketAddressLegacy:
     return sockets.SocketAddressLegacyFd(data=sockets.FdSocketAddress(str=options.fd or ""))
 
 
-_BACKENDS: dict[str, Callable[[char.ChardevOptions], char.ChardevBackend]] = {
+_BACKENDS: dict[str, Callable[[kinds.ChardevOptions], kinds.ChardevBackend]] = {
     "file": _file,
     "pipe": _pipe,
     "socket": _socket,

@@ -14,7 +14,7 @@ from qemud.machine.descriptors import close_file
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
-    from qemud._generated.types.char import ChardevHostdev
+    from qemud._generated.types.char_backends import ChardevHostdev
     from qemud.chardev.log import Log
 
 

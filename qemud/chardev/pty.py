@@ -21,7 +21,7 @@ from qemud.qapi.runtime.errors import GenericError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qemud._generated.types.char import ChardevPty
+    from qemud._generated.types.char_backends import ChardevPty
     from qemud.chardev.log import Log
 
 _LOOK_INTERVAL = 0.25

@@ -21,7 +21,7 @@ from qemud.qapi.runtime.errors import GenericError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from qemud._generated.types.char import ChardevBackend, ChardevCommon
+    from qemud._generated.types.char_backends import ChardevBackend, ChardevCommon
     from qemud.chardev.address import Identity, ResolveFd
     from qemud.chardev.log import Log
     from qemud.chardev.options import Description
@@ -188,7 +188,7 @@ class Chardevs:
         """Make a chardev and, where it is wanted, a multiplexer on top."""
         if not description.mux:
             return await self._add(label, description.backend, None)
-        from qemud._generated.types.char import ChardevBackendMux, ChardevMux
+        from qemud._generated.types.char_backends import ChardevBackendMux, ChardevMux
 
         base = f"{label}-base"
         if self._is_taken(base):
@@ -277,9 +277,9 @@ class Chardevs:
         replaces: Collection[Identity],
     ) -> Chardev:
         """The object of a kind, not open yet."""
-        from qemud._generated.types import char
+        from qemud._generated.types import char_backends as kinds
 
-        if isinstance(backend, char.ChardevBackendSocket):
+        if isinstance(backend, kinds.ChardevBackendSocket):
             from qemud.chardev.address import inherited_fd
             from qemud.chardev.socket import SocketChardev
 
@@ -291,31 +291,31 @@ class Chardevs:
                 report=self._report,
                 replaces=replaces,
             )
-        if isinstance(backend, char.ChardevBackendStdio):
+        if isinstance(backend, kinds.ChardevBackendStdio):
             from qemud.chardev.stdio import StdioChardev
 
             if self._daemonized:
                 raise GenericError("cannot use stdio with -daemonize")
             return StdioChardev(label, backend.data, log)
-        if isinstance(backend, char.ChardevBackendPty):
+        if isinstance(backend, kinds.ChardevBackendPty):
             from qemud.chardev.pty import PtyChardev
 
             return PtyChardev(label, backend.data, log, announce=self._announce)
-        if isinstance(backend, char.ChardevBackendFile):
+        if isinstance(backend, kinds.ChardevBackendFile):
             from qemud.chardev.file import FileChardev
 
             return FileChardev(label, backend.data, log)
-        if isinstance(backend, char.ChardevBackendPipe):
+        if isinstance(backend, kinds.ChardevBackendPipe):
             from qemud.chardev.pipe import PipeChardev
 
             return PipeChardev(label, backend.data, log)
-        if isinstance(backend, char.ChardevBackendRingbuf | char.ChardevBackendMemory):
+        if isinstance(backend, kinds.ChardevBackendRingbuf | kinds.ChardevBackendMemory):
             from qemud.chardev.ringbuf import RingbufChardev
 
             ringbuf = RingbufChardev(label, backend.data.size, log)
             ringbuf.filename = backend.type.value  # the only place where the old name is told from the new
             return ringbuf
-        if isinstance(backend, char.ChardevBackendMux):
+        if isinstance(backend, kinds.ChardevBackendMux):
             from qemud.chardev.mux import MuxChardev
 
             base = self._chardevs.get(backend.data.chardev)
@@ -324,5 +324,5 @@ class Chardevs:
             return MuxChardev(label, base, log, end=self._end)
         from qemud.chardev.null import NullChardev
 
-        assert isinstance(backend, char.ChardevBackendNull)
+        assert isinstance(backend, kinds.ChardevBackendNull)
         return NullChardev(label, log)

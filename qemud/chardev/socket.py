@@ -27,7 +27,7 @@ from qemud.qapi.runtime.errors import GenericError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from qemud._generated.types.char import ChardevSocket
+    from qemud._generated.types.char_backends import ChardevSocket
     from qemud.chardev.address import Identity, Listener, ResolveFd
     from qemud.chardev.log import Log
     from qemud.chardev.telnet import Decoder

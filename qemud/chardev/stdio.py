@@ -19,7 +19,7 @@ from qemud.chardev.file import FileChardev
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
-    from qemud._generated.types.char import ChardevStdio
+    from qemud._generated.types.char_backends import ChardevStdio
     from qemud.chardev.log import Log
     from qemud.chardev.terminal import RawTerminal
 

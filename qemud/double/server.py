@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qemud._generated.client.references import RETURNS
 from qemud._generated.table import COMMANDS
-from qemud._generated.types.char import ChardevBackendSocket
+from qemud._generated.types.char_backends import ChardevBackendSocket
 from qemud._generated.types.sockets import FdSocketAddress
 from qemud.chardev.address import Listener, connect, flatten, inherited_fd, listen
 from qemud.chardev.options import parse_compact

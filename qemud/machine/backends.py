@@ -18,7 +18,7 @@ import stat
 import threading
 from typing import TYPE_CHECKING, Any
 
-from qemud._generated.types.qom import (
+from qemud._generated.types.backends import (
     HostMemPolicy,
     MemoryBackendCommonProperties,
     MemoryBackendFileProperties,

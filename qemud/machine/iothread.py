@@ -22,8 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qemud._generated.commands.iothread import IothreadCommands
+from qemud._generated.types.backends import EventLoopBaseProperties, IothreadProperties
 from qemud._generated.types.iothread import IOThreadInfo
-from qemud._generated.types.qom import EventLoopBaseProperties, IothreadProperties
 from qemud.qapi.runtime.errors import GenericError
 from qemud.qom.userobjects import UserCreatable
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemud._generated.types.qom import IothreadProperties
+from qemud._generated.types.backends import IothreadProperties
 from qemud.machine.iothread import IoThread, PollingSelector
 from qemud.qapi.runtime.errors import GenericError
 

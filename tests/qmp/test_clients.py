@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qemu.qmp import ExecuteError, QMPClient
 
-from qemud._generated.types.char import ChardevSocket
+from qemud._generated.types.char_backends import ChardevSocket
 from qemud._generated.types.sockets import FdSocketAddress, SocketAddressLegacyFd
 from qemud.chardev.socket import SocketChardev
 from qemud.monitor.qmp.events import Events
