@@ -1,4 +1,4 @@
-"""A port without a chardev, and handlers without a machine."""
+"""A port without a chardev, handlers without a machine, and what their tests say and read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from qemud.qapi.runtime.table import EARLY, CommandInfo
 from qemud.qapi.targets import TARGETS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
 HERE = "tests.qmp.fakes"
 HANDLERS = {
@@ -181,3 +181,24 @@ async def settle() -> None:
     """Let the loop run what is ready, and what that makes ready."""
     for _ in range(5):
         await asyncio.sleep(0)
+
+
+def run(test: Callable[[Services], Coroutine[Any, Any, None]]) -> None:
+    """Run on asyncio's own loop, which complains of what is forgotten."""
+    asyncio.run(test(Services()), debug=True)
+
+
+def command(name: str, identity: Any = None, **more: Any) -> bytes:
+    message = {"execute": name, **more}
+    if identity is not None:
+        message["id"] = identity
+    return json.dumps(message).encode()
+
+
+def oob(name: str, identity: Any) -> bytes:
+    return json.dumps({"exec-oob": name, "id": identity}).encode()
+
+
+def ids(messages: list[Any]) -> list[Any]:
+    """The id of each reply, the name of each event."""
+    return [message.get("id", message.get("event")) for message in messages]
