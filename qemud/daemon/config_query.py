@@ -10,6 +10,7 @@ from qemud._generated.types.options import ActionOptions, GlobalProperty, Monito
 from qemud._generated.types.qdev import DeviceDriver
 from qemud.daemon.machine import board_name
 from qemud.qapi.runtime.check import parse_type, to_wire
+from qemud.qom.properties import Provenance
 from qemud.qom.userobjects import UserCreatable
 
 if TYPE_CHECKING:
@@ -73,11 +74,13 @@ class ConfigHandlers(ConfigCommands):
 
 
 def _values(target: Object) -> dict[str, Any]:
-    """The options that have a value, as in JSON."""
+    """The options that have a value, as in JSON, without those that the machine's version gives it anyway."""
     if target.options is None:
         return {}
     values: dict[str, Any] = to_wire(target.options)
-    return values
+    return {
+        name: value for name, value in values.items() if target.provenance_of(name) is not Provenance.VERSION
+    }
 
 
 def _devices(board: Any) -> Iterator[Any]:

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MACHINE = "virt"
 
-NEWEST = {"virt": "virt-10.0"}
-"""Which version a name without one means; `qemud.hw.boards`, where it is said too, costs a start more than a greeting should."""
-
 ACCELERATORS = frozenset({"tcg"})
 """Engines by QEMU's names: management tools know Unicorn's translator, which is QEMU's, as that."""
 
@@ -74,6 +71,8 @@ def machine_options(line: CommandLine) -> MachineOptions:
 
 def board_name(options: MachineOptions) -> str:
     """The full name of the board that is asked for, with its version."""
+    from qemud.hw.versions import NEWEST
+
     name: str = cast("Any", options).type.value
     return NEWEST.get(name, name)
 

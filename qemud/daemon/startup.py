@@ -97,7 +97,7 @@ class Daemon:
 
         self.vm: VirtualMachine | None = None
         self._built = self._signalled = False
-        self.board = ""  # which one, by its full name
+        self.board = ""  # which one, by the name that was asked for
         self.events = Events(self.loop.call_later)
         self.chardevs = Chardevs(
             report=report,
@@ -146,7 +146,7 @@ class Daemon:
 
     async def open(self) -> Opened:
         """Make what can be seen from outside: character devices and the monitors on them."""
-        from qemud.daemon.machine import board_name, machine_options
+        from qemud.daemon.machine import machine_options
 
         line = self.line
         if line.add_fd:
@@ -160,7 +160,7 @@ class Daemon:
         signals.watch(self.loop, self._on_signal)
         self._undo += [self.chardevs.close_all, self.monitors.close_all]
         options = machine_options(line)
-        self.board = board_name(options)
+        self.board = options.type.value
         for text in line.object or ():
             await self._add_object(text)
         for text in line.chardev or ():

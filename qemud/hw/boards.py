@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from qemud.hw.versions import overlay_of
+from qemud.hw.versions import NEWEST, VERSIONS, overlay_of
 from qemud.qom.machine import Machine
 from qemud.qom.properties import Provenance
 from qemud.qom.types import types
@@ -41,18 +41,26 @@ class Board(NamedTuple):
     serial_ports: int = 0
 
 
-BOARDS = (
-    Board("none", "none-machine", "empty machine", default_ram_id="ram"),
-    Board(
-        "virt-10.0",
-        "virt-10.0-machine",
+_FAMILIES = {name: family for family, name in NEWEST.items()}
+
+
+def _virt(name: str) -> Board:
+    newest = name in _FAMILIES
+    return Board(
+        name,
+        f"{name}-machine",
         "RISC-V VirtIO board",
-        alias="virt",
-        is_default=True,
+        alias=_FAMILIES.get(name),
+        is_default=newest,
         default_cpu_type="rv64-riscv-cpu",
         default_ram_id="riscv_virt_board.ram",
         serial_ports=1,
-    ),
+    )
+
+
+BOARDS = (
+    Board("none", "none-machine", "empty machine", default_ram_id="ram"),
+    *(_virt(name) for name in VERSIONS),
 )
 
 CPU_MODELS = ("max", "rv64")

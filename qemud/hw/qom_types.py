@@ -1,5 +1,6 @@
 """The QOM types of this room, as data: see `qemud.qom.types`.  No class is imported here."""
 
+from qemud.hw.versions import VERSIONS
 from qemud.qom.types import TypeEntry
 
 TYPES: tuple[TypeEntry, ...] = (
@@ -56,11 +57,14 @@ TYPES: tuple[TypeEntry, ...] = (
         options="VirtMachineOptions",
         links=(("memory-backend", "memory-backend"),),
     ),
-    TypeEntry(
-        "virt-10.0-machine",
-        "virt-machine",
-        "qemud.hw.riscv.virt:VirtMachine100",
-        options="VirtMachineOptions",
-        links=(("memory-backend", "memory-backend"),),
+    *(
+        TypeEntry(
+            f"{name}-machine",
+            "virt-machine",
+            f"qemud.hw.riscv.virt:{name.title().replace('-', '').replace('.', '')}",
+            options="VirtMachineOptions",
+            links=(("memory-backend", "memory-backend"),),
+        )
+        for name in VERSIONS
     ),
 )

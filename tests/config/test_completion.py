@@ -42,8 +42,8 @@ def test_every_option_is_offered():
         ("qemud config check ", []),
         ("qemud completion z", ["zsh"]),
         ("qemud -preco", ["-preconfig"]),
-        ("qemud -machine v", ["virt", "virt-10.0"]),
-        ("qemud -M v", ["virt", "virt-10.0"]),
+        ("qemud -machine virt-1", ["virt-10.0"]),
+        ("qemud -M virt-8", ["virt-8.2", "virt-8.1", "virt-8.0"]),
         ("qemud -machine virt,acl", ["virt,aclint="]),
         ("qemud -machine virt,aclint=", ["virt,aclint=on", "virt,aclint=off"]),
         ("qemud -machine virt,aclint=of", ["virt,aclint=off"]),
@@ -78,7 +78,7 @@ def test_no_line_does_harm(line: str):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("qemud -machine vi", ["virt", "virt-10.0"]),
+        ("qemud -machine virt-9", ["virt-9.2", "virt-9.1", "virt-9.0"]),
         # bash wants what comes behind the equals sign only.
         ("qemud -machine virt,aclint=o", ["on", "off"]),
         ("qemud -nogr", ["-nographic"]),

@@ -50,5 +50,7 @@ def test_parameters_are_as_in_qemu(daemon: Starter, reference: Starter):
     for name, parameters in ours.items():
         if name not in OWN:
             both = parameters.keys() & theirs[name].keys()
-            assert parameters.keys() == both
+            # QEMU's board has no versions, so nothing to tell them apart.
+            assert {each for each in parameters if not each.startswith("x-fdt-")} == both
+            parameters = {each: parameters[each] for each in both}
             assert {each: theirs[name][each] for each in both} == parameters

@@ -8,14 +8,17 @@ import pytest
 
 from qemud._generated.types.boards import MachineType
 from qemud._generated.types.qom import PropertyProvenance
-from qemud.daemon.machine import NEWEST
 from qemud.hw import versions
 from qemud.hw.boards import BOARDS
+from qemud.hw.boot.fdt import Node, cells, unflatten
+from qemud.hw.riscv.device_tree import NEWEST
 from qemud.qapi.runtime.check import parse_type
 from qemud.qom.properties import Provenance
 from qemud.qom.types import types
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.conftest import Starter
     from tests.programs import Program
 
@@ -45,9 +48,16 @@ def test_every_value_is_of_its_propertys_type(name: str):
 def test_names_of_versions_are_those_of_boards():
     names = {board.name for board in BOARDS}
     assert names >= versions.VERSIONS.keys()
-    assert {board.alias: board.name for board in BOARDS if board.alias} == NEWEST
-    assert {kind.value for kind in MachineType} == names | NEWEST.keys()
+    assert {board.alias: board.name for board in BOARDS if board.alias} == versions.NEWEST
+    assert {kind.value for kind in MachineType} == names | versions.NEWEST.keys()
     assert {each.value for each in PropertyProvenance} == {each.value for each in Provenance}
+
+
+def test_the_newest_version_is_what_a_board_without_versions_would_be():
+    said = {
+        name: value for type_name, name, value in versions.overlay_of("virt-10.0") if type_name != "serial-mm"
+    }
+    assert said == {f"x-fdt-{name.replace('_', '-')}": value for name, value in NEWEST._asdict().items()}
 
 
 def test_a_version_stands_on_another(monkeypatch: pytest.MonkeyPatch):
@@ -69,6 +79,49 @@ def test_the_values_of_a_version_are_in_the_machine(daemon: Starter, board: str)
     assert {"qom-type": "serial-mm", "property": "baudbase", "value": "399193"} in virt["compat-props"]
     assert provenances(program, "/machine/uart0")["baudbase"] == (399193, "machine-version")
     assert all("compat-props" not in machine for machine in program.qmp.command("query-machines"))
+
+
+def tree_of(daemon: Starter, path: Path, board: str, *options: str) -> Node:
+    """What the board tells its guest."""
+    program = daemon(*BOARD, "-machine", board, *options)
+    program.qmp.command("dumpdtb", filename=str(path))
+    return unflatten(path.read_bytes())
+
+
+def test_versions_tell_guests_what_those_of_qemu_told(daemon: Starter, tmp_path: Path):
+    told = {}
+    for board in ("virt", "virt-9.2", "virt-8.2", "virt-7.2", "virt-9.2,x-fdt-serial-alias=on"):
+        tree = tree_of(daemon, tmp_path / "blob", board)
+        cpu, plic = tree.find("/cpus/cpu@0"), tree.find("/soc/plic@c000000")
+        assert cpu is not None
+        assert plic is not None
+        assert "riscv,isa" in cpu
+        told[board] = (tree.find("/aliases") is not None, "riscv,isa-extensions" in cpu, plic["riscv,ndev"])
+    assert told == {
+        "virt": (True, True, cells(95)),
+        "virt-9.2": (False, True, cells(95)),
+        "virt-8.2": (False, False, cells(95)),
+        "virt-7.2": (False, False, cells(96)),
+        "virt-9.2,x-fdt-serial-alias=on": (True, True, cells(95)),
+    }
+
+
+def test_a_machine_of_an_older_version(daemon: Starter):
+    program = daemon(*BOARD, "-machine", "virt-9.2,x-fdt-ndev=31")
+    listed = {machine["name"]: machine for machine in program.qmp.command("query-machines")}
+    assert (listed["virt-10.0"]["alias"], listed["virt-10.0"]["is-default"]) == ("virt", True)
+    assert listed["virt-9.2"].keys().isdisjoint({"alias", "is-default"})
+    assert program.qmp.command("qom-get", path="/machine", property="type") == "virt-9.2-machine"
+    values = provenances(program, "/machine")
+    assert values["x-fdt-serial-alias"] == (False, "machine-version")
+    assert values["x-fdt-isa-extensions"] == (True, "machine-version")
+    assert values["x-fdt-ndev"] == (31, "user")
+    # The document says what the user said, and the version the rest.
+    machine = program.qmp.command("query-config")["machine"]
+    assert {name: machine[name] for name in machine if name.startswith("x-") or name == "type"} == {
+        "type": "virt-9.2",
+        "x-fdt-ndev": 31,
+    }
 
 
 def test_who_gave_a_value(daemon: Starter):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qemud.hw.versions import VERSIONS
 from tests.programs import QmpError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ OTHER_PARENTS = {
 }
 OURS = {
     *("riscv-boot-loader", "riscv-sbi"),  # code of the board, of the emulator itself, in QEMU
-    "virt-10.0-machine",  # QEMU's board of that name has no versions on RISC-V
+    *(f"{name}-machine" for name in VERSIONS),  # QEMU's board of that name has no versions on RISC-V
 }
 OTHER_TYPES = {"host-nodes": "int"}  # an array of them, in truth
 

@@ -10,7 +10,7 @@ Source: Linux 6.12, Documentation/devicetree/bindings; what QEMU writes was read
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from qemud.hw.boot.fdt import Node, cells, cells64, string, strings
 from qemud.hw.misc.sifive_test import Finisher
@@ -54,7 +54,18 @@ def isa_extensions(misa: int) -> list[str]:
     return letters + list(_MULTI_LETTER)
 
 
-def build_device_tree(*, ram_size: int, misa: int, aclint: bool) -> Node:
+class Dialect(NamedTuple):
+    """What versions of the board have told in different ways; the newest by default."""
+
+    isa_extensions: bool = True
+    ndev: int = NUM_SOURCES - 1
+    serial_alias: bool = True
+
+
+NEWEST = Dialect()
+
+
+def build_device_tree(*, ram_size: int, misa: int, aclint: bool, dialect: Dialect = NEWEST) -> Node:
     """The tree, without what depends on what is booted (see `set_boot`)."""
     root = Node("")
     root["#address-cells"] = cells(2)
@@ -62,7 +73,7 @@ def build_device_tree(*, ram_size: int, misa: int, aclint: bool) -> Node:
     root["compatible"] = string("riscv-virtio")
     root["model"] = string("riscv-virtio,qemu")
     _add_memory(root, ram_size)
-    _add_cpus(root, misa)
+    _add_cpus(root, misa, listed=dialect.isa_extensions)
     soc = root.child("soc")
     soc["#address-cells"] = cells(2)
     soc["#size-cells"] = cells(2)
@@ -72,7 +83,7 @@ def build_device_tree(*, ram_size: int, misa: int, aclint: bool) -> Node:
         _add_aclint(soc)
     else:
         _add_clint(soc)
-    _add_plic(soc)
+    _add_plic(soc, dialect.ndev)
     for number in range(VIRTIO_COUNT):
         _add_virtio(soc, number)
     _add_reset(root, soc)
@@ -81,7 +92,8 @@ def build_device_tree(*, ram_size: int, misa: int, aclint: bool) -> Node:
     _add_interrupt(uart, UART0_IRQ)
     _add_interrupt(_device(soc, "rtc", RTC, "google,goldfish-rtc"), RTC_IRQ)
     path = f"/soc/{uart.name}"
-    root.child("aliases")["serial0"] = string(path)
+    if dialect.serial_alias:
+        root.child("aliases")["serial0"] = string(path)
     chosen = root.child("chosen")
     chosen["stdout-path"] = string(path)
     chosen["rng-seed"] = bytes(SEED_SIZE)
@@ -124,7 +136,7 @@ def _add_memory(root: Node, ram_size: int) -> None:
     node["reg"] = cells64(DRAM_BASE, ram_size)
 
 
-def _add_cpus(root: Node, misa: int) -> None:
+def _add_cpus(root: Node, misa: int, *, listed: bool) -> None:
     cpus = root.child("cpus")
     cpus["#address-cells"] = cells(1)
     cpus["#size-cells"] = cells(0)
@@ -138,8 +150,9 @@ def _add_cpus(root: Node, misa: int) -> None:
     cpu["reg"] = cells(0)
     cpu["status"] = string("okay")
     cpu["compatible"] = string("riscv")
-    cpu["riscv,isa-base"] = string("rv64i")
-    cpu["riscv,isa-extensions"] = strings(*extensions)
+    if listed:
+        cpu["riscv,isa-base"] = string("rv64i")
+        cpu["riscv,isa-extensions"] = strings(*extensions)
     cpu["riscv,isa"] = string("_".join([f"rv64{letters}", *words]))
     cpu["mmu-type"] = string("riscv,sv57")
     intc = cpu.child("interrupt-controller")
@@ -176,14 +189,14 @@ def _add_aclint(soc: Node) -> None:
     node["interrupts-extended"] = cells(_INTC, _IRQ_M_TIMER)
 
 
-def _add_plic(soc: Node) -> None:
+def _add_plic(soc: Node, ndev: int) -> None:
     node = _device(soc, "plic", PLIC, "sifive,plic-1.0.0", "riscv,plic0")
     node["phandle"] = cells(_PLIC)
     node["#address-cells"] = cells(0)
     node["#interrupt-cells"] = cells(1)
     node["interrupt-controller"] = b""
     node["interrupts-extended"] = cells(_INTC, _IRQ_M_EXT, _INTC, _IRQ_S_EXT)
-    node["riscv,ndev"] = cells(NUM_SOURCES - 1)
+    node["riscv,ndev"] = cells(ndev)
 
 
 def _add_virtio(soc: Node, number: int) -> None:

@@ -11,6 +11,7 @@ See `qemud.hw.boards` for how it is made and used.
 
 from __future__ import annotations
 
+from types import new_class
 from typing import TYPE_CHECKING, TypeVar
 
 from qemud._generated.types.hw_riscv import (
@@ -25,9 +26,10 @@ from qemud.hw.char.ns16550a import Ns16550a
 from qemud.hw.intc.clint import AclintMtimer, AclintSwi
 from qemud.hw.intc.plic import SifivePlic
 from qemud.hw.misc.sifive_test import SifiveTest
+from qemud.hw.qom_types import TYPES
 from qemud.hw.riscv import layout
 from qemud.hw.riscv.boot import Boot
-from qemud.hw.riscv.device_tree import build_device_tree
+from qemud.hw.riscv.device_tree import NEWEST, Dialect, build_device_tree
 from qemud.hw.riscv.hart import MIP_MEIP, MIP_MSIP, MIP_MTIP, MIP_SEIP, MIP_SSIP, HartArray
 from qemud.hw.riscv.sbi.firmware import Firmware
 from qemud.hw.rtc.goldfish import GoldfishRtc
@@ -219,7 +221,19 @@ class VirtMachine(
 
     def _device_tree(self) -> Node:
         return build_device_tree(
-            ram_size=self.ram_size, misa=self.hart.vcpu.csr(_CSR_MISA), aclint=self.options.aclint
+            ram_size=self.ram_size,
+            misa=self.hart.vcpu.csr(_CSR_MISA),
+            aclint=self.options.aclint,
+            dialect=self._dialect(),
+        )
+
+    def _dialect(self) -> Dialect:
+        options = self.options
+        listed, ndev, alias = options.x_fdt_isa_extensions, options.x_fdt_ndev, options.x_fdt_serial_alias
+        return Dialect(
+            isa_extensions=NEWEST.isa_extensions if listed is None else listed,
+            ndev=NEWEST.ndev if ndev is None else ndev,
+            serial_alias=NEWEST.serial_alias if alias is None else alias,
         )
 
     def _add(self, name: str, device: _Device, base: int | None = None) -> _Device:
@@ -231,10 +245,19 @@ class VirtMachine(
         return device
 
 
-class VirtMachine100(
-    VirtMachine,
-    type_name="virt-10.0-machine",
-    options=VirtMachineOptions,
-    links={"memory-backend": "memory-backend"},
-):
-    """The version that is like QEMU 10.0's.  Management tools look for a type of the machine's full name."""
+def _define_versions() -> None:
+    """A type for each version: management tools look for one of the machine's full name."""
+    for entry in TYPES:
+        if entry.parent == VirtMachine.type_name:
+            name = entry.location.rpartition(":")[2]
+            keywords = {
+                "type_name": entry.name,
+                "options": VirtMachineOptions,
+                "links": {"memory-backend": "memory-backend"},
+            }
+            globals()[name] = new_class(
+                name, (VirtMachine,), keywords, lambda namespace: namespace.update(__module__=__name__)
+            )
+
+
+_define_versions()
