@@ -288,3 +288,18 @@ SSTATUS, SIE, STVEC, SSCRATCH, SEPC, SCAUSE, STVAL, SIP, SATP = (
     0x100, 0x104, 0x105, 0x140, 0x141, 0x142, 0x143, 0x144, 0x180,
 )  # fmt: skip
 PMPCFG0, PMPADDR0 = 0x3A0, 0x3B0
+
+SET_TRAP = [la(T1, "trap"), csrw(MTVEC, T1)]
+"""The start of a program that ends with `REPORT`; uses t1."""
+
+REPORT = [
+    Align(4),
+    label("trap"),
+    csrr(A5, MCAUSE),
+    csrr(A6, MTVAL),
+    csrr(A7, MEPC),
+    label("halt"),
+    WFI,
+    j("halt"),
+]
+"""The end of a program: a trap leaves its cause in a5, mtval in a6 and its address in a7, and everything halts."""

@@ -12,23 +12,11 @@ END = RAM + RAM_SIZE
 HOLE = 0x4000_0000
 HOLES = [0, 0x1000, HOLE, DEVICE + 0x1000, END, 1 << 40, (1 << 56) - 8, 1 << 63, (1 << 64) - 8]
 
-TRAP = [
-    asm.Align(4),
-    asm.label("trap"),
-    asm.csrr(A5, asm.MCAUSE),
-    asm.csrr(A6, asm.MTVAL),
-    asm.csrr(A7, asm.MEPC),
-    asm.label("halt"),
-    asm.WFI,
-    asm.j("halt"),
-]
-
 
 def faulting(setup, access):
     """Set a trap, do `setup` and the access, and leave traces: in registers, in RAM and at a device."""
     return asm.program(
-        asm.la(T1, "trap"),
-        asm.csrw(asm.MTVEC, T1),
+        asm.SET_TRAP,
         asm.li(T2, DATA),
         setup,
         access,
@@ -38,7 +26,7 @@ def faulting(setup, access):
         asm.store(4, A0, A1),
         asm.j("halt"),
         asm.NOP,
-        TRAP,
+        asm.REPORT,
     )
 
 
@@ -72,18 +60,14 @@ def test_load_or_store_of_nothing_is_precise(fast, kind, size, address):
 
 @pytest.mark.parametrize("address", HOLES)
 def test_jump_to_nothing_is_an_instruction_access_fault(bare, address):
-    code = asm.program(
-        asm.la(T1, "trap"), asm.csrw(asm.MTVEC, T1), asm.li(S0, address), asm.jalr(ZERO, S0), asm.NOP, TRAP
-    )
+    code = asm.program(asm.SET_TRAP, asm.li(S0, address), asm.jalr(ZERO, S0), asm.NOP, asm.REPORT)
     bare.start(code)
     bare.run_until_halt()
     check(bare, 1, address, address)
 
 
 def test_jump_to_a_device_is_an_instruction_access_fault(bare):
-    code = asm.program(
-        asm.la(T1, "trap"), asm.csrw(asm.MTVEC, T1), asm.li(S0, DEVICE), asm.jalr(ZERO, S0), asm.NOP, TRAP
-    )
+    code = asm.program(asm.SET_TRAP, asm.li(S0, DEVICE), asm.jalr(ZERO, S0), asm.NOP, asm.REPORT)
     bare.start(code)
     bare.run_until_halt()
     check(bare, 1, DEVICE, DEVICE)
@@ -103,9 +87,7 @@ def test_access_that_runs_out_of_ram_names_the_page_behind(fast, kind, size):
 
 
 def test_instruction_that_runs_out_of_ram_names_the_page_behind(fast):
-    start = asm.program(
-        asm.la(T1, "trap"), asm.csrw(asm.MTVEC, T1), asm.li(S0, END - 4), asm.jalr(ZERO, S0), asm.NOP, TRAP
-    )
+    start = asm.program(asm.SET_TRAP, asm.li(S0, END - 4), asm.jalr(ZERO, S0), asm.NOP, asm.REPORT)
     fast.space.write_physical(
         END - 4, asm.C_NOP.to_bytes(2, "little") + (asm.NOP & 0xFFFF).to_bytes(2, "little")
     )

@@ -6,20 +6,9 @@ import pytest
 
 from qemud.machine.vcpu import Exit
 from tests.accel import asm
-from tests.accel.asm import A0, A1, A2, A3, A4, A5, A6, A7, S0, S1, T0, T1, T2
+from tests.accel.asm import A0, A1, A2, A3, A4, A5, A6, A7, REPORT, S0, S1, SET_TRAP, T0, T1, T2
 from tests.accel.machines import DEVICE, RAM
 
-REPORT = [
-    asm.Align(4),
-    asm.label("trap"),
-    asm.csrr(A5, asm.MCAUSE),
-    asm.csrr(A6, asm.MTVAL),
-    asm.csrr(A7, asm.MEPC),
-    asm.label("halt"),
-    asm.WFI,
-    asm.j("halt"),
-]
-SET_TRAP = [asm.la(T1, "trap"), asm.csrw(asm.MTVEC, T1)]
 INTERRUPT = 1 << 63
 
 
