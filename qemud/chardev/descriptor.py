@@ -20,13 +20,10 @@ import stat
 from collections import deque
 from typing import TYPE_CHECKING
 
-from qemud.chardev.stream import LOW_WATER, Chardev
+from qemud.chardev.stream import LOW_WATER, READ_SIZE, Chardev
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-READ_SIZE = 64 * 1024
-"""The most that one read takes: what a pipe holds, and enough for hundreds of QMP commands."""
 
 KEEP_LIMIT = 1024 * 1024
 """How much input of vanished senders is kept for a user that does not read."""
@@ -205,12 +202,7 @@ class DescriptorChardev(Chardev):
 
     def disconnect(self) -> None:
         """Serve no longer; the caller closes the descriptors."""
-        if self._input is not None:
-            self._input.off()
-            self._input = None
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
+        self.drop_input()
         self._fd_in = -1
         self._ending = False
         output, self._output = self._output, None
@@ -219,6 +211,15 @@ class DescriptorChardev(Chardev):
             output.close()
             if had:
                 self.output_drained()
+
+    def drop_input(self) -> None:
+        """Look at the input no more, and for a hang-up neither."""
+        if self._input is not None:
+            self._input.off()
+            self._input = None
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
 
     def receive(self, size: int) -> bytes:
         """Read up to `size` bytes; b"" at the end of input."""

@@ -104,12 +104,7 @@ class FileChardev(DescriptorChardev):
 
     def input_ended(self) -> None:
         """No more input; output goes on, as in QEMU."""
-        if self._input is not None:
-            self._input.off()
-            self._input = None
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
+        self.drop_input()
         if self.is_open:
             self.set_open(False)
 

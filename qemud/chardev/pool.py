@@ -12,8 +12,7 @@ from collections import deque
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from qemud.chardev.descriptor import READ_SIZE
-from qemud.chardev.stream import LOW_WATER
+from qemud.chardev.stream import LOW_WATER, READ_SIZE
 from qemud.machine.descriptors import close_file
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ device of the guest behind a `qemud.chardev.frontend.Frontend`.  The user attach
 Everything is called back on the event loop, from the very callback that saw the descriptor ready: no task stands
 between a socket and its user.
 
-Back-pressure goes both ways.  A chardev reads only what its port has credit for (`grant`, `pause`, `resume`); a user that
+Back-pressure goes both ways.  A chardev reads only what its port has credit for (`grant`, `set_paused`); a user that
 writes faster than the outside takes it sees `pending` grow and is told by `drained` when it has fallen again.  `write`
 never blocks and never refuses; bytes written while nobody is connected are thrown away, as on a serial line.
 
@@ -37,6 +37,9 @@ UNLIMITED = 1 << 62
 
 LOW_WATER = 32 * 1024
 """A port is drained when no more than this many bytes are pending."""
+
+READ_SIZE = 64 * 1024
+"""The most that one read takes: what a pipe holds, and enough for hundreds of QMP commands."""
 
 
 class ChardevEvent(Enum):
@@ -146,16 +149,16 @@ class Port:
         if self.chardev is not None and self.allowance > 0:
             self.chardev.input_wanted(self)
 
-    def pause(self) -> None:
-        """Take no input until `resume`; the credit stays."""
-        self._paused = True
-        if self.chardev is not None:
+    def set_paused(self, *, paused: bool) -> None:
+        """Take no input, or take it again; the credit stays."""
+        if paused is self._paused:
+            return
+        self._paused = paused
+        if self.chardev is None:
+            return
+        if paused:
             self.chardev.input_unwanted(self)
-
-    def resume(self) -> None:
-        """Take input again, after `pause`."""
-        self._paused = False
-        if self.chardev is not None and self.allowance > 0:
+        elif self.allowance > 0:
             self.chardev.input_wanted(self)
 
     def set_open(self, is_open: bool) -> None:

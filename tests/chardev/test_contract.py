@@ -104,11 +104,11 @@ def test_input_comes_only_as_far_as_it_is_granted(run, input_rig: Rig) -> None:
             got += user.received
             user.received.clear()
         assert not (rig.blocks and sending.done())  # the kernel's buffers are full
-        user.port.pause()
+        user.port.set_paused(paused=True)
         user.port.grant(len(BIG))
         await asyncio.sleep(0)
         assert not user.received
-        user.port.resume()
+        user.port.set_paused(paused=False)
         await user.until(lambda: len(got) + len(user.received) == len(BIG))
         assert bytes(got + user.received) == BIG
         await sending
@@ -276,9 +276,9 @@ def test_bytes_in_are_bytes_out(  # noqa: PLR0917 - what hypothesis draws
         async def take() -> None:
             for index, size in enumerate(grants):
                 if index < len(pauses) and pauses[index]:
-                    user.port.pause()
+                    user.port.set_paused(paused=True)
                     await asyncio.sleep(0)
-                    user.port.resume()
+                    user.port.set_paused(paused=False)
                 granted = min(len(expected), sum(grants[: index + 1]))
                 user.port.grant(size)
                 await user.until_received(granted)

@@ -123,11 +123,8 @@ class FakePort:
         self.sent += data
         self.writes += 1
 
-    def pause(self) -> None:
-        self.paused = True
-
-    def resume(self) -> None:
-        self.paused = False
+    def set_paused(self, *, paused: bool) -> None:
+        self.paused = paused
 
     def take_fds(self) -> list[int]:
         fds, self.fds = self.fds, []

@@ -46,7 +46,6 @@ class HumanMonitor:
         self._asked: Entered | CompletionWanted | None = None  # what waits for its turn, or runs
         self._client = 0  # how many have left
         self._running_for: int | None = None  # for which of them a line runs
-        self._paused = False
         self._ended = False
         self._greet = False
         self._greeted = False
@@ -114,7 +113,7 @@ class HumanMonitor:
             return
         if self._greet:
             if self._turn.taken:
-                self._set_paused(paused=True)
+                self._port.set_paused(paused=True)
                 self._turn.call_when_free(self._work)
                 return
             self._greet, self._greeted = False, True
@@ -136,15 +135,7 @@ class HumanMonitor:
             self._begin()
         elif self._keys:
             asyncio.get_running_loop().call_soon(self._work)
-        self._set_paused(paused=self._asked is not None or bool(self._keys))
-
-    def _set_paused(self, *, paused: bool) -> None:
-        if paused is not self._paused:
-            self._paused = paused
-            if paused:
-                self._port.pause()
-            else:
-                self._port.resume()
+        self._port.set_paused(paused=self._asked is not None or bool(self._keys))
 
     def _begin(self) -> None:
         """Do what was asked, in turn."""

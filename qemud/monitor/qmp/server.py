@@ -54,11 +54,8 @@ if TYPE_CHECKING:
         def write(self, data: bytes) -> None:
             """Send; never blocks."""
 
-        def pause(self) -> None:
-            """Bring no input until `resume`."""
-
-        def resume(self) -> None:
-            """Bring input again."""
+        def set_paused(self, *, paused: bool) -> None:
+            """Bring no input, or bring it again."""
 
         def take_fds(self) -> list[int]:
             """The descriptors that came with the bytes just received."""
@@ -123,7 +120,6 @@ class Monitor:
         self._context.run(current_session.set, self.session)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[bytes | None]] = set()
-        self._paused = False
         self._pumping = False
         self._retired = False
         self._pump_soon = False
@@ -163,7 +159,7 @@ class Monitor:
             self._flush()
         elif event is ChardevEvent.CLOSED and session.mode is not Mode.CLOSED:
             session.closed()
-            self._set_paused(paused=False)
+            self._port.set_paused(paused=False)
 
     def _receive(self, data: bytes) -> None:
         descriptors = self._port.take_fds()
@@ -208,7 +204,7 @@ class Monitor:
             return
         if turn.taken:
             turn.call_when_free(self._pump)
-        self._set_paused(paused=not session.wants_input and session.mode is not Mode.CLOSED)
+        self._port.set_paused(paused=not session.wants_input and session.mode is not Mode.CLOSED)
 
     def _schedule_pump(self) -> None:
         if not self._pump_soon:
@@ -263,14 +259,6 @@ class Monitor:
             self._port.write(output[0] if len(output) == 1 else b"".join(output))
             return size
         return 0
-
-    def _set_paused(self, *, paused: bool) -> None:
-        if paused is not self._paused:
-            self._paused = paused
-            if paused:
-                self._port.pause()
-            else:
-                self._port.resume()
 
 
 def _cancelled(request: Request) -> GenericError:
