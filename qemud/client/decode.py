@@ -21,6 +21,7 @@ from qemud.qapi.runtime.fields import UNKNOWN_BRANCH
 from qemud.qapi.runtime.shapes import (
     EMPTY_TYPE,
     INTEGER_RANGES,
+    JSON_KINDS,
     AlternateShape,
     EnumShape,
     ObjectShape,
@@ -32,15 +33,6 @@ if TYPE_CHECKING:
 
     from qemud.qapi.runtime.check import Checker
 
-_KINDS: dict[type, str] = {
-    str: "str",
-    int: "num",
-    float: "num",
-    bool: "bool",
-    type(None): "null",
-    list: "list",
-    dict: "dict",
-}
 _SCALARS: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "QType": (str,),
@@ -134,7 +126,7 @@ class Decoder:
         return members | more, [tag, *tags]
 
     def _alternate(self, shape: AlternateShape, value: Any, where: str) -> Any:
-        alternative = shape.alternatives.get(_KINDS[type(value)])
+        alternative = shape.alternatives.get(JSON_KINDS[type(value)])
         if alternative is None:
             _wrong(where, shape.type_name, value)
         return self.decode(alternative.type, value, where)

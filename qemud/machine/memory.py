@@ -186,14 +186,7 @@ class Section:
                 shift += piece
             return low
         if not self.min_access <= size <= self.max_access:
-            guest_error(
-                "memory",
-                "load of a size that is not taken",
-                region=self.name,
-                offset=f"{offset:#x}",
-                size=size,
-            )
-            raise MemoryFault(self.base + offset, write=False)
+            raise self._wrong_size(offset, size, write=False)
         value = self.ops.read(offset, size) & ((1 << 8 * size) - 1)
         if "memory_region_ops_read" in traced:
             trace("memory_region_ops_read", region=self.name, offset=offset, size=size, value=value)
@@ -210,17 +203,15 @@ class Section:
                 shift += piece
             return
         if not self.min_access <= size <= self.max_access:
-            guest_error(
-                "memory",
-                "store of a size that is not taken",
-                region=self.name,
-                offset=f"{offset:#x}",
-                size=size,
-            )
-            raise MemoryFault(self.base + offset, write=True)
+            raise self._wrong_size(offset, size, write=True)
         if "memory_region_ops_write" in traced:
             trace("memory_region_ops_write", region=self.name, offset=offset, size=size, value=value)
         self.ops.write(offset, value & ((1 << 8 * size) - 1), size)
+
+    def _wrong_size(self, offset: int, size: int, *, write: bool) -> MemoryFault:
+        what = f"{'store' if write else 'load'} of a size that is not taken"
+        guest_error("memory", what, region=self.name, offset=f"{offset:#x}", size=size)
+        return MemoryFault(self.base + offset, write=write)
 
 
 class MemoryListener(Protocol):

@@ -176,11 +176,7 @@ class QdevHandlers(QdevCommands):
 
     async def device_list_properties(self, *, typename: str) -> list[ObjectPropertyInfo]:
         """The properties of a type of devices."""
-        entry = types.entry(typename)
-        if entry is None:
-            raise DeviceNotFound(f"Device '{typename}' not found")
-        if entry.abstract or not types.is_a(typename, "device"):
-            raise GenericError("Parameter 'typename' expects a non-abstract device type")
+        types.check_device(typename)
         return _type_properties(typename)
 
     async def device_add(self, arguments: dict[str, Any]) -> Raw:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from qemud.qapi.runtime.errors import DeviceNotFound, GenericError
+from qemud.qapi.runtime.errors import GenericError
 from qemud.qapi.runtime.qemuopts import split
 from qemud.qom.types import types
 
@@ -34,11 +34,7 @@ def device_help(text: str) -> str | None:
         return "\n".join(["Devices:", *lines]) + "\n"
     if not wanted:
         return None
-    asked = types.entry(typename)
-    if asked is None:
-        raise DeviceNotFound(f"Device '{typename}' not found")
-    if asked.abstract or not types.is_a(typename, "device"):
-        raise GenericError("Parameter 'typename' expects a non-abstract device type")
+    types.check_device(typename)
     return _options(typename)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from qemud.qapi.runtime.errors import GenericError
+from qemud.qapi.runtime.errors import DeviceNotFound, GenericError
 from qemud.qom import properties
 
 if TYPE_CHECKING:
@@ -90,6 +90,14 @@ class Registry:
     def entry(self, name: str) -> TypeEntry | None:
         """What is known of the type, or None when there is none of that name."""
         return self._entries.get(name)
+
+    def check_device(self, name: str) -> None:
+        """Raise DeviceNotFound or GenericError unless the type is one of devices that can be made."""
+        entry = self.entry(name)
+        if entry is None:
+            raise DeviceNotFound(f"Device '{name}' not found")
+        if entry.abstract or not self.is_a(name, "device"):
+            raise GenericError("Parameter 'typename' expects a non-abstract device type")
 
     def __iter__(self) -> Iterator[TypeEntry]:
         return iter(tuple(self._entries.values()))

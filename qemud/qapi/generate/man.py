@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qemud.qapi.generate.properties import plain_text
+from qemud.qapi.generate.properties import description
 from qemud.qapi.model import ArrayType, EnumType, ObjectType
 
 if TYPE_CHECKING:
@@ -76,12 +76,7 @@ def _values(kind: SchemaType) -> str:
 
 
 def _described(entity: ObjectType, name: str) -> str:
-    owner: ObjectType | None = entity
-    while owner is not None:
-        if owner.doc is not None and owner.doc.members.get(name):
-            return plain_text(owner.doc.members[name])
-        owner = owner.base
-    return name
+    return description(entity, name) or name
 
 
 def _text(text: str) -> str:

@@ -43,7 +43,7 @@ def _row(entity: ObjectType, member: Member) -> tuple[object, ...]:
         member.optional,
         member.has_default,
         member.default,
-        _description(entity, member.name),
+        description(entity, member.name),
         tuple(feature.name for feature in member.features),
     )
 
@@ -52,8 +52,8 @@ def _type_name(entity: SchemaType) -> str:
     return _type_name(entity.element) + "[]" if isinstance(entity, ArrayType) else entity.name
 
 
-def _description(entity: ObjectType, name: str) -> str:
-    """What the documentation says of a member, where it is defined."""
+def description(entity: ObjectType, name: str) -> str:
+    """What the documentation says of a member, where it is defined; "" for nothing."""
     owner: ObjectType | None = entity
     while owner is not None:
         if owner.doc is not None and owner.doc.members.get(name):

@@ -19,6 +19,7 @@ from qemud.qapi.runtime.errors import GenericError
 from qemud.qapi.runtime.shapes import (
     EMPTY_TYPE,
     INTEGER_RANGES,
+    JSON_KINDS,
     QTYPES,
     AlternateShape,
     EnumShape,
@@ -49,15 +50,6 @@ if TYPE_CHECKING:
 Where: TypeAlias = tuple[Any, str | int] | None
 
 # The kind of a JSON value as alternates tell them apart.
-_KINDS: dict[type, str] = {
-    str: "str",
-    int: "num",
-    float: "num",
-    bool: "bool",
-    type(None): "null",
-    list: "list",
-    dict: "dict",
-}
 
 
 class ExactVisitor:
@@ -187,7 +179,7 @@ class ExactVisitor:
         return [self.visit(element, item, (where, index)) for index, item in enumerate(value)]
 
     def _alternate(self, shape: AlternateShape, value: Any, where: Where) -> Any:
-        alternative = shape.alternatives.get(_KINDS.get(type(value), ""))
+        alternative = shape.alternatives.get(JSON_KINDS.get(type(value), ""))
         if alternative is None or not holds(alternative.condition, self._defined):
             raise GenericError(
                 f"Invalid parameter type for '{self._own(where)}', expected: {shape.type_name}"

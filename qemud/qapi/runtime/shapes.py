@@ -31,6 +31,17 @@ INTEGER_RANGES: dict[str, tuple[int, int]] = {
 }
 """The least and the greatest value of each built-in integer type."""
 
+JSON_KINDS: dict[type, str] = {
+    str: "str",
+    int: "num",
+    float: "num",
+    bool: "bool",
+    type(None): "null",
+    list: "list",
+    dict: "dict",
+}
+"""The kind of JSON value that a Python type stands for, as `AlternateShape.alternatives` names it."""
+
 MARKS = ("deprecated", "unstable")
 """The features that a policy (`qemud.qapi.runtime.policy`) can be about, in the order in which they are looked at."""
 
