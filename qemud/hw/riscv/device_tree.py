@@ -43,7 +43,8 @@ _IRQ_S_SOFT, _IRQ_M_SOFT, _IRQ_M_TIMER, _IRQ_S_EXT, _IRQ_M_EXT = 1, 3, 7, 9, 11
 
 _EXTENSION_ORDER = "imafdqcbvh"
 """In which the single-letter extensions are written; S and U are modes, not extensions."""
-_MULTI_LETTER = ("zicntr", "zicsr", "zifencei", "zihpm")
+_MULTI_LETTER = ("zicntr", "zicsr", "zifencei", "zihpm", "svvptc")
+"""The others that every hart has. Svvptc is what spares Linux a fence at each page fault: the engine keeps no invalid entries."""
 
 SEED_SIZE = 32
 
