@@ -5,6 +5,8 @@
  * At RECORDS, for each access: address, value to be stored, number of the operation, value loaded, mcause + 1 or 0, mtval, mip, 0.
  * In the end it switches the machine off.
  */
+    .include "common.h"
+
     .option norvc
     .equ UART, 0x10000000
     .equ FINISHER, 0x00100000
@@ -91,14 +93,8 @@ loop:
 8:  wfi
     j 8b
 
-random: /* xorshift64 */
-    slli t6, s0, 13
-    xor s0, s0, t6
-    srli t6, s0, 7
-    xor s0, s0, t6
-    slli t6, s0, 17
-    xor s0, s0, t6
-    ret
+random:
+    next_random
 
     /* Write down what it was, and go on behind the operation. */
     .balign 4
@@ -114,46 +110,7 @@ trap:
 
     .balign 8
 operations: /* of two instructions each */
-    lb t0, (a0)
-    ret
-    lbu t0, (a0)
-    ret
-    lh t0, (a0)
-    ret
-    lhu t0, (a0)
-    ret
-    lw t0, (a0)
-    ret
-    lwu t0, (a0)
-    ret
-    ld t0, (a0)
-    ret
-    ld t0, (a0)
-    ret
-    sb a1, (a0)
-    ret
-    sb a1, (a0)
-    ret
-    sh a1, (a0)
-    ret
-    sh a1, (a0)
-    ret
-    sw a1, (a0)
-    ret
-    sw a1, (a0)
-    ret
-    sd a1, (a0)
-    ret
-    sd a1, (a0)
-    ret
-    flw ft0, (a0)
-    ret
-    fld ft0, (a0)
-    ret
-    fsw ft0, (a0)
-    ret
-    fsd ft0, (a0)
-    ret
+    loads_and_stores
     amoxor.w t0, a1, (a0)
     ret
     amoand.d t0, a1, (a0)
@@ -162,14 +119,7 @@ operations: /* of two instructions each */
     ret
     amoswap.d t0, a1, (a0)
     ret
-    amoswap.w t0, a1, (a0)
-    ret
-    amoadd.d t0, a1, (a0)
-    ret
-    amoor.d t0, a1, (a0)
-    ret
-    amomaxu.w t0, a1, (a0)
-    ret
+    atomics
 
 masks: /* what aligns an address for each operation */
     .byte -1, -1, -2, -2, -4, -4, -8, -8, -1, -1, -2, -2, -4, -4, -8, -8, -4, -8, -4, -8, -4, -8, -4, -8, -4, -8, -8, -4

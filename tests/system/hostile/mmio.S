@@ -4,6 +4,8 @@
  *
  * Every fault is skipped.  In the end it puts the serial port into order and says "done".
  */
+    .include "common.h"
+
     .option norvc
     .equ UART, 0x10000000
     .equ TABLES, 0x80800000 /* 64 KiB of page tables */
@@ -113,25 +115,10 @@ loop:
     sb zero, 4(t0)
     sb zero, 2(t0)
     la a0, text
-6:  lbu a1, (a0)
-    beqz a1, 8f
-7:  lbu t1, 5(t0)
-    andi t1, t1, 0x20
-    beqz t1, 7b
-    sb a1, (t0)
-    addi a0, a0, 1
-    j 6b
-8:  wfi
-    j 8b
+    say
 
-random: /* xorshift64 */
-    slli t6, s0, 13
-    xor s0, s0, t6
-    srli t6, s0, 7
-    xor s0, s0, t6
-    slli t6, s0, 17
-    xor s0, s0, t6
-    ret
+random:
+    next_random
 
     /* Whatever it was, go on behind the operation. */
     .balign 4
@@ -147,46 +134,7 @@ trap:
 
     .balign 8
 operations: /* 32, of two instructions each */
-    lb t0, (a0)
-    ret
-    lbu t0, (a0)
-    ret
-    lh t0, (a0)
-    ret
-    lhu t0, (a0)
-    ret
-    lw t0, (a0)
-    ret
-    lwu t0, (a0)
-    ret
-    ld t0, (a0)
-    ret
-    ld t0, (a0)
-    ret
-    sb a1, (a0)
-    ret
-    sb a1, (a0)
-    ret
-    sh a1, (a0)
-    ret
-    sh a1, (a0)
-    ret
-    sw a1, (a0)
-    ret
-    sw a1, (a0)
-    ret
-    sd a1, (a0)
-    ret
-    sd a1, (a0)
-    ret
-    flw ft0, (a0)
-    ret
-    fld ft0, (a0)
-    ret
-    fsw ft0, (a0)
-    ret
-    fsd ft0, (a0)
-    ret
+    loads_and_stores
     lr.w t0, (a0)
     ret
     lr.d t0, (a0)
@@ -195,14 +143,7 @@ operations: /* 32, of two instructions each */
     ret
     sc.d t0, a1, (a0)
     ret
-    amoswap.w t0, a1, (a0)
-    ret
-    amoadd.d t0, a1, (a0)
-    ret
-    amoor.d t0, a1, (a0)
-    ret
-    amomaxu.w t0, a1, (a0)
-    ret
+    atomics
     jr a0
     ret
     j translated_load
