@@ -288,3 +288,20 @@ def test_no_bytes_do_harm(tmp_path_factory: pytest.TempPathFactory, content: byt
         except UsageError as error:
             told = str(error)
         assert told.startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("vm.json", '{"uuid": ' + "1" * 5000 + "}", "vm.json: an integer has more than 4300 digits"),
+        ("vm.toml", "uuid = " + "1" * 5000, "vm.toml: an integer has more than 4300 digits"),
+        ("vm.json", '{\n"cpu": "\\uD800"}', "vm.json:2: \\ud800 is not a valid Unicode character"),
+    ],
+    ids=["digits", "digits in TOML", "half a character"],
+)
+def test_what_python_could_not_hold(tmp_path: Path, name: str, content: str, said: str):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(DocumentError) as caught:
+        read_document(str(path))
+    assert str(caught.value) == f"{tmp_path}/{said}"

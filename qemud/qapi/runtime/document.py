@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 LONGEST = 1 << 24
 """Bytes that a document has at most."""
 
+_TOO_MANY_DIGITS = "an integer has more than 4300 digits"
+
 
 class DocumentError(GenericError):
     """What is wrong with a document: `FILE:LINE: what`, in one line whatever is in the document."""
@@ -113,7 +115,23 @@ def _read_json(path: str, text: str) -> Document:
         raise DocumentError(f"{path}:{error.lineno}:{error.colno}: {error.msg}") from None
     except RecursionError:
         raise DocumentError(f"{path}: nested too deeply") from None
+    except ValueError:  # Python's limit of 4300 digits
+        raise DocumentError(f"{path}: {_TOO_MANY_DIGITS}") from None
+    if "\\u" in text:
+        _check_characters(path, text, value)
     return Document(path, value, lambda: json_lines(text))
+
+
+def _check_characters(path: str, text: str, value: Any) -> None:
+    """Half a surrogate pair, which JSON can write and nothing can mean, is refused as on the wire."""
+    import json
+
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        escape = f"\\u{ord(error.object[error.start]):04x}"
+        line = text.count("\n", 0, max(text.lower().find(escape), 0)) + 1
+        raise DocumentError(f"{path}:{line}: {escape} is not a valid Unicode character") from None
 
 
 def _read_toml(path: str, text: str) -> Document:
@@ -128,6 +146,8 @@ def _read_toml(path: str, text: str) -> Document:
         raise DocumentError(f"{path}{where}: {what}") from None
     except RecursionError:
         raise DocumentError(f"{path}: nested too deeply") from None
+    except ValueError:  # Python's limit of 4300 digits
+        raise DocumentError(f"{path}: {_TOO_MANY_DIGITS}") from None
     return Document(path, value, lambda: toml_lines(text))
 
 
