@@ -17,7 +17,7 @@ from qemud._generated.client.references import RETURNS
 from qemud.client import address as addresses
 from qemud.client.decode import decoder
 from qemud.client.encode import encode
-from qemud.client.errors import ClientError, ConnectError, ConnectionLost, EventsLost
+from qemud.client.errors import ClientError, ConnectError, ConnectionLost, EventsLost, UnexpectedReply
 from qemud.client.link import Link
 from qemud.client.streams import DEFAULT_LIMIT, EventStream, decode_event
 from qemud.qapi.runtime.calls import Event
@@ -234,7 +234,7 @@ class Client(Commands):
                 elif self._instance:
                     self._lost(None, "the server is another one now")
                 self._instance, self._last = here.instance, here.last
-            except QmpError as error:
+            except (QmpError, UnexpectedReply) as error:
                 self._lost(None, str(error))
                 self._last = None
         held, self._held = self._held or [], None

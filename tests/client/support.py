@@ -104,6 +104,8 @@ class Wire:
         self.server = server
         self.open = True
         """Whether connections are passed on; else they are cut at once."""
+        self.lifetimes: Iterator[int] | None = None
+        """After how many bytes from the server each further connection is cut, wherever in a message that is."""
         self._writers: list[asyncio.StreamWriter] = []
         self._pumps: set[asyncio.Task[None]] = set()
         self.connections = 0
@@ -134,16 +136,21 @@ class Wire:
         there, back = await asyncio.open_unix_connection(self.server)
         self.connections += 1
         self._writers += [writer, back]
-        for source, target in ((reader, back), (there, writer)):
-            task = asyncio.ensure_future(self._pump(source, target))
+        life = None if self.lifetimes is None else next(self.lifetimes)
+        for source, target, bounded in ((reader, back, None), (there, writer, life)):
+            task = asyncio.ensure_future(self._pump(source, target, bounded))
             self._pumps.add(task)
             task.add_done_callback(self._pumps.discard)
 
-    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, life: int | None
+    ) -> None:
         try:
-            while data := await source.read(1 << 16):
+            while data := await source.read(1 << 16 if life is None else min(life, 1 << 16)):
                 target.write(data)
                 await target.drain()
+                if life is not None:
+                    life -= len(data)
         except OSError:
             pass
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from tests.client.support import Wire, emulator, faked, run
 from tests.programs import QEMU, QEMUD, Program, QmpError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 SOON = Reconnect(delay=0.001, longest=0.01)
 
@@ -24,6 +25,15 @@ SOON = Reconnect(delay=0.001, longest=0.01)
 def event(name: str, **data: Any) -> bytes:
     when = {"seconds": 1, "microseconds": 0}
     return json.dumps({"timestamp": when, "event": name, "data": data}).encode() + b"\r\n"
+
+
+def numbered(number: int) -> dict[str, Any]:
+    when = {"seconds": 1, "microseconds": 0}
+    return {"timestamp": when, "event": "TICK", "data": {"n": number}, "sequence": number}
+
+
+def numbered_tick(number: int) -> bytes:
+    return json.dumps(numbered(number)).encode() + b"\n"
 
 
 def test_streams_get_what_they_ask_for() -> None:
@@ -127,6 +137,50 @@ def test_reconnecting_loses_no_event() -> None:
         run(test(program, address))
 
 
+def test_a_connection_that_breaks_again_and_again_loses_no_event() -> None:
+    """Cut after any number of bytes: in the greeting, in the replay, between events and within them, while more of them come."""
+
+    def lives() -> Iterator[int]:
+        numbers = random.Random(20)
+        while True:
+            yield numbers.randrange(1, numbers.choice([300, 3000, 20_000]))
+
+    async def test(program: Program, address: str) -> None:
+        async with cut_off(address, reconnect=Reconnect(delay=0, longest=0.001)) as (qmp, wire):
+            with qmp.events() as events, qmp.events(StopEvent) as stops:
+                wire.lifetimes = lives()
+                await cut(qmp, wire)
+                seen: list[Event] = []
+                for _ in range(20):  # in portions that the server's history holds
+                    toggling = asyncio.create_task(asyncio.to_thread(toggle, program, 50))
+                    seen += await take(events, 100)
+                    await toggling
+                assert [event.sequence for event in seen] == list(range(1, 2001))
+                assert [event.event for event in seen] == ["RESUME", "STOP"] * 1000
+                assert [event.sequence for event in await take(stops, 1000)] == list(range(2, 2001, 2))
+                assert wire.connections > 50
+
+    with emulator(QEMUD, "-machine", "none", "-S") as (program, address):
+        run(test(program, address))
+
+
+def test_a_replay_of_no_known_form_is_told_and_what_follows_comes() -> None:
+    async def test() -> None:
+        async with faked(numbered=True) as (qmp, server):
+            with qmp.events() as events:
+                for number in (1, 3):
+                    await server.send(numbered_tick(number))
+                assert (await events.get()).sequence == 1
+                await server.serve({"instance": "one", "last": "three"})
+                with pytest.raises(EventsLost, match="replay-events"):
+                    await events.get()
+                assert (await events.get()).sequence == 3
+                await server.send(numbered_tick(4))
+                assert (await events.get()).sequence == 4
+
+    run(test())
+
+
 def test_a_server_that_has_forgotten_says_how_many() -> None:
     async def test(program: Program, address: str) -> None:
         async with cut_off(address, reconnect=SOON) as (qmp, wire):
@@ -188,15 +242,11 @@ def test_qemu_keeps_no_events_and_the_streams_say_so() -> None:
 
 
 def test_events_that_the_server_held_back_are_asked_for() -> None:
-    def numbered(number: int) -> dict[str, Any]:
-        when = {"seconds": 1, "microseconds": 0}
-        return {"timestamp": when, "event": "TICK", "data": {"n": number}, "sequence": number}
-
     async def test() -> None:
         async with faked(numbered=True) as (qmp, server):
             with qmp.events() as events:
                 for number in (1, 2, 6, 7):
-                    await server.send(json.dumps(numbered(number)).encode() + b"\n")
+                    await server.send(numbered_tick(number))
                 asked = await server.serve({"instance": "one", "last": 7, "lost": 0, "events": []})
                 assert asked["execute"] == "replay-events"
                 asked = await server.serve(
@@ -206,7 +256,7 @@ def test_events_that_the_server_held_back_are_asked_for() -> None:
                 assert [event.sequence for event in await take(events, 2)] == [1, 2]
                 with pytest.raises(EventsLost, match=r"^1 events were lost"):
                     await events.get()
-                await server.send(json.dumps(numbered(8)).encode() + b"\n")
+                await server.send(numbered_tick(8))
                 assert [event.sequence for event in await take(events, 5)] == [4, 5, 6, 7, 8]
 
     run(test())
