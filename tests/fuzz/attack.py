@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import settings
@@ -13,7 +14,14 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.programs import QmpClient
+
 SECONDS = float(os.environ.get("QEMUD_FUZZ_SECONDS", "0"))
+
+SEED = int(os.environ["QEMUD_FUZZ_SEED"]) if "QEMUD_FUZZ_SEED" in os.environ else None
+
+CONFINED = {"PYTHONPATH": str(Path(__file__).with_name("confined"))}
+"""Environment that keeps a program from writing outside the directory that it is started in."""
 
 INTEGERS = (
     0,
@@ -72,7 +80,7 @@ _ENDS = frozenset({"quit", "x-exit-preconfig", "monitor-remove", "monitor-add", 
 def attack() -> Iterator[random.Random]:
     """Random numbers: the same ones each time where hypothesis is not random either, as in CI."""
     same = settings.default is not None and settings.default.derandomize and not SECONDS
-    seed = 1 if same else random.SystemRandom().getrandbits(32)
+    seed = SEED if SEED is not None else 1 if same else random.SystemRandom().getrandbits(32)
     try:
         yield random.Random(seed)
     except BaseException as error:
@@ -87,6 +95,18 @@ def rounds(count: int) -> Iterator[int]:
     while number < count or time.monotonic() < end:
         yield number
         number += 1
+
+
+def names_of(qmp: QmpClient) -> list[str]:
+    """Paths of the composition tree, its members, and all types."""
+    names = [entry["name"] for entry in qmp.command("qom-list-types")]
+    paths = ["/"]
+    for path in paths:
+        for member in qmp.command("qom-list", path=path):
+            names.append(member["name"])
+            if member["type"].startswith("child<"):
+                paths.append(f"{path.rstrip('/')}/{member['name']}")
+    return [*names, *paths]
 
 
 class Messages:
@@ -148,6 +168,8 @@ class Messages:
             result[self._string()] = self._junk(0)
         if isinstance(result.get("size"), int) and result["size"] > _TOO_MUCH:
             result["size"] %= _TOO_MUCH
+        if result.get("wait") is True:  # a socket's, for a client: the answer comes when it does
+            result["wait"] = False
         return result
 
     def _scalar(self, kind: str) -> Any:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
 import socket
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from qemud.daemon.cmdline import OPTIONS
-from tests.fuzz.attack import attack, rounds
+from tests.fuzz.attack import CONFINED, attack, rounds
+from tests.fuzz.grammar import Grammar
+from tests.fuzz.outcomes import Outcomes
+from tests.fuzz.test_syntaxes import KEYVAL
 from tests.programs import LIMIT, QEMUD
 
 if TYPE_CHECKING:
@@ -48,7 +52,7 @@ def outcome(directory: Path, words: list[str | bytes], *, ends_by_itself: bool =
             stdout=said,
             stderr=said,
             cwd=directory,
-            env={**os.environ, "NOTIFY_SOCKET": address},
+            env={**os.environ, **CONFINED, "NOTIFY_SOCKET": address},
         ) as process:
             ended = os.pidfd_open(process.pid)
             try:
@@ -87,17 +91,50 @@ def _check(words: list[str | bytes], status: int, said: str) -> None:
 
 
 def _words(numbers: random.Random) -> list[str | bytes]:
-    words: list[str | bytes] = ["-machine", "none", "-display", "none"]
+    words: list[str | bytes] = [
+        "-machine",
+        numbers.choice(["none", "none", "virt"]),
+        "-S",
+        "-display",
+        "none",
+    ]
+    words += ["-nodefaults"]
     for _ in range(numbers.choice([1, 1, 1, 2, 3])):
-        words += [f"-{numbers.choice(OPTIONS_WITH_VALUES)}", numbers.choice(VALUES)]
+        if numbers.random() < 0.5:
+            words += [f"-{numbers.choice(OPTIONS_WITH_VALUES)}", numbers.choice(VALUES)]
+            continue
+        option = numbers.choice(["device", "object", "chardev", "serial", "machine", "mon"])
+        type_name, implied, _ = KEYVAL[option]
+        grammar = Grammar(numbers)
+        value = grammar.value(type_name)
+        _bound(value)
+        in_json = numbers.random() < 0.4
+        text = json.dumps(value) if in_json else grammar.keyval(value, implied).replace("\0", "")
+        words += [f"-{option}", text.encode("utf-8", "surrogateescape" if in_json else "replace")]
     return words
 
 
+def _bound(value: Any) -> None:
+    """No sizes that are possible and not wanted in a test."""
+    if isinstance(value, dict):
+        if isinstance(value.get("size"), int):
+            value["size"] %= 1 << 22
+        for each in value.values():
+            _bound(each)
+
+
 def test_any_words(directory: Path):
+    outcomes = Outcomes()
     with attack() as numbers:
-        for _ in rounds(30):
+        for _ in rounds(40):
             words = _words(numbers)
-            _check(words, *outcome(directory, words))
+            status, said = outcome(directory, words)
+            _check(words, status, said)
+            if status:
+                outcomes.refuse(said.partition(": ")[2])
+            else:
+                outcomes.take()
+    outcomes.check("command lines", taken=0, kinds=15)
 
 
 @pytest.mark.parametrize(

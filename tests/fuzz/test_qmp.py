@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.fuzz.attack import Messages, attack, rounds
+from tests.fuzz.attack import CONFINED, Messages, attack, names_of, rounds
+from tests.fuzz.outcomes import Outcomes
 
 if TYPE_CHECKING:
     from tests.conftest import Starter
@@ -28,25 +29,35 @@ def test_whatever_clients_ask(
     daemon: Starter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: tuple[str, ...]
 ):
     monkeypatch.chdir(tmp_path)
-    program = daemon("-machine", *machine, watched=False)
+    program = daemon("-machine", *machine, watched=False, environment=CONFINED)
+    outcomes = Outcomes()
     before = _resident(program)
     qmp = program.qmp
     with attack() as numbers:
         messages = Messages(qmp.command("query-qmp-schema"), numbers)
-        messages.names += _names(qmp)
+        messages.names += names_of(qmp)
         for _ in rounds(700):
             message = messages.message()
             qmp.send(
                 json.dumps(message, ensure_ascii=numbers.random() < 0.5).encode("utf-8", "surrogatepass")
             )
-            error = qmp.reply().get("error")
+            try:
+                error = qmp.reply().get("error")
+            except Exception as hang:
+                hang.add_note(f"to {message}")
+                raise
             assert error is None or "Internal error" not in error["desc"], (message, error)
+            if error is None:
+                outcomes.take()
+            else:
+                outcomes.refuse(error["desc"])
             qmp.log = b""
             qmp.events.clear()
             if numbers.random() < 0.02:
                 qmp = _come_again(program, qmp)
     qmp.command("query-status")
     assert _resident(program) - before < GROWTH
+    outcomes.check("QMP messages", taken=0.15, kinds=25)
     assert program.terminate() == 0
 
 
@@ -59,18 +70,6 @@ def test_half_a_message_is_nobodys(daemon: Starter, rest: bytes):
     program.qmp.close()
     with_next = program.connect()
     with_next.command("query-status")
-
-
-def _names(qmp: QmpClient) -> list[str]:
-    """Paths of the composition tree, its members, and all types."""
-    names = [entry["name"] for entry in qmp.command("qom-list-types")]
-    paths = ["/"]
-    for path in paths:
-        for member in qmp.command("qom-list", path=path):
-            names.append(member["name"])
-            if member["type"].startswith("child<"):
-                paths.append(f"{path.rstrip('/')}/{member['name']}")
-    return [*names, *paths]
 
 
 def _come_again(program: Program, qmp: QmpClient) -> QmpClient:
