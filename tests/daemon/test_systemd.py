@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.programs import LIMIT, QEMUD, Console, QmpClient
+from tests.system.embed import embedded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +45,13 @@ class Manager:
             seen += self.next()
         return seen
 
+    def waiting(self) -> list[str]:
+        """All that has come already."""
+        seen: list[str] = []
+        while select.select([self.socket], [], [], 0)[0]:
+            seen += self.next()
+        return seen
+
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[Manager]:
@@ -66,6 +77,50 @@ def test_the_watchdog_is_fed_while_the_machine_thread_answers(daemon: Starter, m
     manager.until("READY=1")
     for _ in range(3):
         manager.until("WATCHDOG=1")
+
+
+def test_the_watchdog_is_not_fed_while_the_machine_thread_hangs(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+):
+    """The same wait that sees signs of life before and after sees none during the hang.
+
+    That wait is a number of the feeder's own intervals, one after another on the feeder's own loop: however slow the host, a
+    feeder that did not wait for the machine thread would have come to its turn in each of them.
+    """
+    interval = 0.002
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.path)
+    monkeypatch.setenv("WATCHDOG_USEC", str(int(interval * 2e6)))
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    release = threading.Event()
+    with embedded(*NONE) as machine:
+        mailboxes = machine.vm.mailboxes
+
+        async def intervals(count: int) -> list[str]:
+            for _ in range(count):
+                await asyncio.sleep(interval)
+            return manager.waiting()
+
+        def hang(begun: asyncio.Future[None]) -> None:
+            mailboxes.send(begun.set_result, None)
+            release.wait(LIMIT)
+
+        async def test() -> None:
+            machine.daemon.announce()
+            assert "WATCHDOG=1" in await intervals(10)
+            begun = asyncio.get_running_loop().create_future()
+            mailboxes.post(hang, begun)
+            await begun
+            await intervals(2)  # a sign of life may have been on its way
+            assert await intervals(50) == []
+            release.set()
+            received = asyncio.to_thread(manager.until, "WATCHDOG=1")
+            assert set(await received) == {"WATCHDOG=1"}
+            assert "WATCHDOG=1" in await intervals(10)
+
+        try:
+            machine.run(test())
+        finally:
+            release.set()
 
 
 @pytest.mark.needs("systemd-socket-activate")
