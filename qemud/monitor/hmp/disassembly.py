@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qemud.monitor.hmp.memory import read
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
@@ -31,9 +30,8 @@ async def disassemble(shell: Shell, address: int, count: int, where: dict[str, i
     data = b""
     while count:
         if len(data) < _LONGEST:
-            data += await read(
-                shell, address + len(data) & (1 << 64) - 1, min(_CHUNK, _LONGEST * count), where
-            )
+            behind = address + len(data) & (1 << 64) - 1
+            data += await shell.read_memory(behind, min(_CHUNK, _LONGEST * count), where)
         length, text = _instruction(engine, data, address)
         if not length:
             shell.print(f"0x{address:08x}:  Address {address:#x} is out of bounds.\n")

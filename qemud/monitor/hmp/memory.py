@@ -5,7 +5,6 @@ Source: QEMU 10.0, monitor/hmp-cmds-target.c and monitor/hmp-cmds.c, for texts a
 
 from __future__ import annotations
 
-from base64 import b64decode
 from typing import TYPE_CHECKING, Any
 
 from qemud.monitor.hmp.expression import signed
@@ -72,7 +71,7 @@ async def _dump(shell: Shell, fmt: Format, address: int, where: dict[str, int]) 
     row = 8 if fmt.size == 1 else 16
     while left:
         wanted = min(left, _CHUNK)
-        data = await read(shell, address, wanted, where)
+        data = await shell.read_memory(address, wanted, where)
         for start in range(0, wanted, row):
             end = min(start + row, wanted)
             shell.print(f"{address + start & _ADDRESS:016x}:")
@@ -85,12 +84,6 @@ async def _dump(shell: Shell, fmt: Format, address: int, where: dict[str, int]) 
             shell.print("".join(f" {_item(item, fmt.kind, size)}" for item in items) + "\n")
         address = address + wanted & _ADDRESS
         left -= wanted
-
-
-async def read(shell: Shell, address: int, size: int, where: dict[str, int]) -> bytes:
-    """Memory, up to the first byte that cannot be read."""
-    reply = await shell.qmp("x-read-memory", {"address": address, "size": size, **where})
-    return b64decode(reply["data"])
 
 
 def _item(value: int, kind: str, size: int) -> str:
@@ -122,7 +115,7 @@ async def sum_(shell: Shell, arguments: dict[str, Any]) -> None:
     total = 0
     while left:
         wanted = min(left, _CHUNK)
-        data = await read(shell, address, wanted, {})
+        data = await shell.read_memory(address, wanted, {})
         for byte in data:
             total = ((total >> 1 | total << 15) + byte) & 0xFFFF
         if len(data) < wanted:

@@ -11,6 +11,7 @@ Source: QEMU 10.0, monitor/hmp.c, for texts and layout.
 
 from __future__ import annotations
 
+from base64 import b64decode
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,11 @@ class Shell:
     async def cpu(self) -> dict[str, int]:
         """The processor that commands are about, as an argument of QMP commands; the first unless `cpu` chose."""
         return {"cpu-index": self.cpu_index or 0}
+
+    async def read_memory(self, address: int, size: int, where: dict[str, int]) -> bytes:
+        """Memory as the processor `where` sees it, physical if it is empty; up to the first byte that cannot be read."""
+        reply = await self.qmp("x-read-memory", {"address": address, "size": size, **where})
+        return b64decode(reply["data"])
 
 
 def find(line: str, phase: str) -> tuple[Command, int] | None:
