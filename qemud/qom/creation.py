@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from qemud.qapi.runtime.errors import DeviceNotFound, GenericError
 from qemud.qapi.runtime.qemuopts import check_identifier
-from qemud.qom.device import Bus, Device, reset_tree
+from qemud.qom.device import DEVICE_PROPERTIES, Bus, Device, reset_tree
 from qemud.qom.machine import Machine
 from qemud.qom.properties import Provenance
 from qemud.qom.tree import descend
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from qemud.qom.tree import Tree
 
 _Result = TypeVar("_Result")
-_NOT_PROPERTIES = frozenset(("driver", "bus", "id"))
+
+NOT_PROPERTIES = frozenset(("driver", "bus", "id"))
+"""Arguments of `device_add` that are no properties of the device."""
 
 
 class Call(Protocol):
@@ -103,7 +105,7 @@ class DeviceMaker:
                 )
         device = cls(_options(cls, arguments, parse), creator=Provenance.USER)
         for given in arguments:
-            if given not in _NOT_PROPERTIES:
+            if given not in NOT_PROPERTIES:
                 device.set_provenance(given, Provenance.USER)
         device.hotplugged = hotplug
         if name is not None:
@@ -184,8 +186,8 @@ def _driver(arguments: dict[str, Any]) -> str:
     return driver
 
 
-def _device_class(driver: str, board: Machine) -> type[Device]:
-    """The class of a type that users may make on this board."""
+def check_driver(driver: str) -> None:
+    """Raise GenericError unless users may make devices of the type on some board."""
     if not types.is_a(driver, "device"):
         raise GenericError(f"'{driver}' is not a valid device model name")
     entry = types.entry(driver)
@@ -194,6 +196,21 @@ def _device_class(driver: str, board: Machine) -> type[Device]:
         raise GenericError("Parameter 'driver' expects a non-abstract device type")
     if not entry.user_creatable:
         raise GenericError("Parameter 'driver' expects a pluggable device type")
+
+
+def check_property(driver: str, name: str) -> None:
+    """Raise GenericError unless devices of the type have a property of that name that can be given."""
+    given = {each.name: each for each in types.properties(driver)}
+    if name in given and given[name].writable:
+        return
+    if name in given or name == "type" or name in dict(DEVICE_PROPERTIES):
+        raise GenericError(f"Property '{driver}.{name}' is not writable")
+    raise GenericError(f"Property '{driver}.{name}' not found")
+
+
+def _device_class(driver: str, board: Machine) -> type[Device]:
+    """The class of a type that users may make on this board."""
+    check_driver(driver)
     if types.is_a(driver, "sys-bus-device") and driver not in board.dynamic_sysbus:
         raise GenericError("Parameter 'driver' expects a dynamic sysbus device type for the machine")
     cls = types.find(driver)
@@ -215,11 +232,9 @@ def _check_hotplug(cls: type[Device], bus: Bus | None, board: Machine) -> None:
 
 def _options(cls: type[Device], arguments: dict[str, Any], parse: Parser | None) -> Any:
     """The options struct from the arguments that are properties."""
-    values = {name: value for name, value in arguments.items() if name not in _NOT_PROPERTIES}
-    known = {given.name for given in types.properties(cls.type_name) if given.writable}
+    values = {name: value for name, value in arguments.items() if name not in NOT_PROPERTIES}
     for name in values:
-        if name not in known:
-            raise GenericError(f"Property '{cls.type_name}.{name}' not found")
+        check_property(cls.type_name, name)
     if cls.options_type is None:
         return None
     if parse is None:

@@ -57,7 +57,7 @@ def error_of(coroutine: Any) -> str:
         ({"driver": "test-plug", "id": "$"}, "GenericError: Parameter 'id' expects an identifier"),
         ({"driver": "test-plug", "id": "type"}, "GenericError: Duplicate device ID 'type'"),
         ({"driver": "test-plug", "foo": 1, "addr": "x"}, "GenericError: Property 'test-plug.foo' not found"),
-        ({"driver": "test-plug", "type": "x"}, "GenericError: Property 'test-plug.type' not found"),
+        ({"driver": "test-plug", "type": "x"}, "GenericError: Property 'test-plug.type' is not writable"),
         (
             {"driver": "test-plug", "addr": "1"},
             "GenericError: Parameter 'addr' expects uint64",
