@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from qemud.machine.vcpu import Vcpu
 
 
-def create_vcpu(space: AddressSpace, index: int = 0) -> Vcpu:
+def create_vcpu(space: AddressSpace, index: int = 0, *, code_size: int = 0) -> Vcpu:
     """A 64-bit RISC-V hart over this memory, in the state after power-on.
+
+    `code_size` is the room for translated code in bytes, 0 for the default.
 
     Raises GenericError with the version and host that are needed where the engine cannot run.
     """
     from qemud.accel.unicorn.riscv import RiscvVcpu
 
-    return RiscvVcpu(space, index)
+    return RiscvVcpu(space, index, code_size)

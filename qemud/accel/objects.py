@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qemud._generated.types.accel import TcgAccelOptions
 from qemud.accel import create_vcpu
 from qemud.qom.object import Object
 
@@ -19,7 +20,7 @@ class Accel(Object, type_name="accel", abstract=True):
     """Any accelerator."""
 
 
-class TcgAccel(Accel, type_name="tcg-accel"):
+class TcgAccel(Accel, type_name="tcg-accel", options=TcgAccelOptions):
     """The translator, by its QEMU name: the Unicorn engine."""
 
     def create_vcpu(self, space: AddressSpace, index: int = 0) -> Vcpu:

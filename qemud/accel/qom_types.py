@@ -4,5 +4,5 @@ from qemud.qom.types import TypeEntry
 
 TYPES: tuple[TypeEntry, ...] = (
     TypeEntry("accel", "object", "qemud.accel.objects:Accel", abstract=True),
-    TypeEntry("tcg-accel", "accel", "qemud.accel.objects:TcgAccel"),
+    TypeEntry("tcg-accel", "accel", "qemud.accel.objects:TcgAccel", options="TcgAccelOptions"),
 )

@@ -25,6 +25,7 @@ from qemud.qapi.runtime.table import PHASES
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from qemud._generated.types.accel import TcgAccelOptions
     from qemud._generated.types.boards import MachineOptions
     from qemud._generated.types.options import CommandLine
     from qemud.chardev.stream import Chardev
@@ -41,12 +42,15 @@ class Assembly:
         services: Services,
         line: CommandLine,
         options: MachineOptions,
+        *,
+        accel: TcgAccelOptions,
         serials: Sequence[Chardev | None],
         add_device: Callable[[str], Awaitable[None]],
     ) -> None:
         self._services = services
         self.line = line
         self.options: Any = options
+        self.accel = accel
         self.serials = serials
         self._add_device = add_device
         self._devices = list(line.device or ())
@@ -77,7 +81,9 @@ class Assembly:
         self.busy = True
         try:
             check_options(machine.options)
-            await build_machine(services, machine, self.options.type.value, self.line, self.serials)
+            await build_machine(
+                services, machine, self.options.type.value, self.line, accel=self.accel, serials=self.serials
+            )
         except Exception:
             # Not when the process is told to end meanwhile: the machine thread may never answer then.
             await services.vm.mailboxes.call(self._scrap)

@@ -89,9 +89,32 @@ def _json_or_keyval(struct: str, implied: str) -> Callable[[str, Warn], Any]:
 
 def _boot(text: str, _warn: Warn) -> Any:
     from qemud.qapi.runtime.keyval import parse_keyval, parse_keyval_type
+_BOOT_ELSEWHERE = ("order", "once", "menu", "splash", "splash-time", "reboot-timeout")
+"""Parameters of `-boot` that other machines have, and QEMU's `virt` takes and does nothing about."""
+
+
+def _check_boot_devices(text: str) -> None:
+    """Raise UsageError unless these are letters of boot devices, each once."""
+    for index, letter in enumerate(text):
+        if not "a" <= letter <= "p":
+            raise UsageError(f"Invalid boot device '{letter}'")
+        if letter in text[:index]:
+            raise UsageError(f"Boot device '{letter}' was given twice")
+
+
 
     try:
-        return parse_keyval_type("BootConfiguration", parse_keyval(text, "order"), "boot")
+        values = parse_keyval(text, "order")
+        for name in ("order", "once"):
+            if name in values:
+                _check_boot_devices(str(values[name]))
+        for name in _BOOT_ELSEWHERE:
+            if name in values:
+                raise UsageError(
+                    f"-boot {name}={values[name]}: no firmware of this machine would be told; "
+                    "what is booted is what -kernel and -bios name"
+                )
+        return parse_keyval_type("BootConfiguration", values, "boot")
     except QmpError as error:
         # It is a property of the machine, and what is wrong is said of that, as QEMU does.
         raise UsageError(str(error)) from None

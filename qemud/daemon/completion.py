@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qemud.daemon.accelerator import ACCELERATORS
 from qemud.daemon.cmdline import OPTIONS
 from qemud.daemon.ini import GROUPS
-from qemud.daemon.machine import ACCELERATORS
 from qemud.logs import report, tell
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ end
 
 # Options whose first value is one of an enumeration, and the structs that hold the parameters behind it.
 _CHOICES = {
+    "accel": ("", ("TcgAccelOptions",)),
     "machine": ("MachineType", ("VirtMachineOptions",)),
     "device": ("DeviceDriver", ("LoaderOptions",)),
     "object": ("ObjectType", ()),
@@ -132,7 +133,8 @@ def _argument(option: str, last: str) -> Iterator[tuple[str, str]]:
         return
     if not comma:
         yield from _first(option, {name: type_ for name, (type_, _) in parameters.items()})
-    yield from ((f"{front}{name}=", text) for name, (_, text) in parameters.items())
+    if comma or option != "accel":  # which has none of its own: they are the engine's
+        yield from ((f"{front}{name}=", text) for name, (_, text) in parameters.items())
 
 
 def _first(option: str, types: dict[str, str]) -> Iterator[tuple[str, str]]:

@@ -56,6 +56,8 @@ def _options(value: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
     for member in ("uuid", "cpu"):
         if member in value:
             yield member, value[member]
+    if "accel" in value:
+        yield "accel", joined({"accel": "tcg", **_texts(value["accel"])})
     if "machine" in value:
         yield "machine", json.dumps(value["machine"])
     for member, option in _LISTS_OF_KEYED.items():
@@ -71,7 +73,7 @@ def _options(value: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
 
 
 def _texts(value: dict[str, Any]) -> dict[str, str]:
-    """Members as the command line has them; all of them are texts and booleans."""
+    """Members as the command line has them; all of them are texts, numbers and booleans."""
     return {
         key: ("on" if each else "off") if isinstance(each, bool) else str(each) for key, each in value.items()
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qemud._generated.commands.config import ConfigCommands
+from qemud._generated.types.accel import TcgAccelOptions
 from qemud._generated.types.config import Configuration, ConfigurationChardev
 from qemud._generated.types.options import ActionOptions, GlobalProperty, MonitorMode, MonitorOptions
 from qemud._generated.types.qdev import DeviceDriver
@@ -44,7 +45,8 @@ class ConfigHandlers(ConfigCommands):
             ]
             or None,
             machine=parse_type("MachineOptions", {"type": board, **_values(tree.machine)}),
-            cpu=line.cpu,
+            accel=services.startup.accel if services.startup.accel != TcgAccelOptions() else None,
+            cpu=str(line.cpu) if line.cpu is not None else None,
             objects=[
                 parse_type("ObjectOptions", {"qom-type": each.type_name, "id": each.name, **_values(each)})
                 for each in tree.objects.children.values()

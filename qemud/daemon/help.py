@@ -10,6 +10,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from qemud import __version__
+from qemud.daemon.accelerator import ACCELERATORS, asks_for_list
 from qemud.daemon.cmdline import OPTIONS
 
 if TYPE_CHECKING:
@@ -51,8 +52,10 @@ def list_asked(line: CommandLine) -> str | None:
         return _machines()
     if line.cpu in {"help", "?"}:
         return _cpus()
-    if line.accel and line.accel[-1] in {"help", "?"}:
-        return "Accelerators supported in QEMU binary:\ntcg\n"
+    if line.accel and any(map(asks_for_list, line.accel)):
+        return "Accelerators supported in QEMU binary:\n" + "".join(
+            f"{name}\n" for name in sorted(ACCELERATORS)
+        )
     if line.d in {"help", "?"}:
         return log_item_list()
     if line.trace and any(given.enable in {"help", "?"} for given in line.trace):

@@ -2,7 +2,7 @@
 
     options = machine_options(line)                 # -machine, -smp, -m, -kernel, … in one struct of the schema
     machine = create_machine(services, options)
-    await build_machine(services, machine, "virt", line, serials)
+    await build_machine(services, machine, "virt", line, accel=accel, serials=serials)
 
 Source of the texts: QEMU 10.0, system/vl.c.
 """
@@ -12,12 +12,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from qemud.daemon.cmdline import UsageError, at
-from qemud.logs import report
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qemud._generated.types.accel import TcgAccelOptions
     from qemud._generated.types.boards import MachineOptions
     from qemud._generated.types.options import CommandLine
     from qemud.chardev.stream import Chardev
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from qemud.machine.vm import Actions
 
 DEFAULT_MACHINE = "virt"
-
-ACCELERATORS = frozenset({"tcg"})
-"""Engines by QEMU's names: management tools know Unicorn's translator, which is QEMU's, as that."""
 
 # Members of `MachineProperties` that options of their own stand for.
 _SHORT = ("kernel", "initrd", "append", "dtb")
@@ -65,7 +62,6 @@ def machine_options(line: CommandLine) -> MachineOptions:
     check_options(options)
     if options.usb:
         raise UsageError(f"machine '{kind}' has no USB controller: usb=on was given, usb=off was expected")
-    choose_accelerator(line, options.accel)
     return cast("MachineOptions", options)
 
 
@@ -124,34 +120,6 @@ def _check_memory(options: Any) -> None:
         )
 
 
-def choose_accelerator(line: CommandLine, from_machine: str | None) -> str:
-    """The first engine asked for that exists; the ones before it are told of on standard error.
-
-    Raises UsageError when none exists or one is given properties that it has not.
-    """
-    for text in line.accel or ():
-        name, _, rest = text.removeprefix("accel=").partition(",")
-        if name not in ACCELERATORS:
-            with at("accel", text):
-                raise GenericError(f"invalid accelerator {name}")
-        if rest:
-            with at("accel", text):
-                raise GenericError(f"Property '{name}-accel.{rest.split('=')[0]}' not found")
-    names = [text.removeprefix("accel=") for text in line.accel or ()] or (from_machine or "tcg").split(":")
-    refused: list[str] = []
-    for name in names:
-        if name in ACCELERATORS:
-            for text in refused:
-                report(text)
-            if refused:
-                report(f"falling back to {name}")
-            return name
-        refused.append(f"invalid accelerator {name}")
-    for text in refused[:-1]:
-        report(text)
-    raise UsageError(refused[-1])
-
-
 def set_actions(actions: Actions, line: CommandLine) -> None:
     """What a reset, a shutdown and a crash are to do, as far as the command line says."""
     from qemud._generated.types.run_state import RebootAction, ShutdownAction
@@ -184,7 +152,13 @@ def create_machine(services: Services, options: MachineOptions, values: Any = No
 
 
 async def build_machine(
-    services: Services, machine: Any, name: str, line: CommandLine, serials: Sequence[Chardev | None]
+    services: Services,
+    machine: Any,
+    name: str,
+    line: CommandLine,
+    *,
+    accel: TcgAccelOptions,
+    serials: Sequence[Chardev | None],
 ) -> None:
     """Bring up the board called `name`, with its processors. Raises UsageError or GenericError."""
     from qemud._generated.types.machine import SMPConfiguration
@@ -201,7 +175,7 @@ async def build_machine(
     if board.default_cpu_type is not None:
         topology = smp_topology(options.smp or SMPConfiguration(), name, board.max_cpus)
         machine.cpu_type = cpu_type(line.cpu, board.default_cpu_type)
-        await _make_processors(services, topology.cpus)
+        await _make_processors(services, topology.cpus, accel.tb_size << 20)
     await vm.mailboxes.call(machine.bring_up, vm)
     services.board = machine
     vm.reset_devices = lambda: reset_tree(machine)
@@ -209,12 +183,14 @@ async def build_machine(
         services.tree.add_alias(path, target)
 
 
-async def _make_processors(services: Services, count: int) -> None:
+async def _make_processors(services: Services, count: int, code_size: int) -> None:
     vm = services.vm
     from qemud.accel import create_vcpu
 
     for index in range(count):
-        vcpu = await vm.mailboxes.call(lambda index=index: create_vcpu(vm.memory, index=index))
+        vcpu = await vm.mailboxes.call(
+            lambda index=index: create_vcpu(vm.memory, index=index, code_size=code_size)
+        )
         vm.vcpus.append(vcpu)
         await vm.mailboxes.call(vm.executor.attach, vcpu)
 

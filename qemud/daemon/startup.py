@@ -39,6 +39,7 @@ from qemud.qapi.targets import TARGETS
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from qemud._generated.types.accel import TcgAccelOptions
     from qemud._generated.types.boards import MachineOptions
     from qemud._generated.types.options import CommandLine
     from qemud.chardev.stream import Chardev
@@ -75,10 +76,13 @@ async def serve(line: CommandLine, target: str, daemonizer: Daemonizer) -> int:
 
 
 class Opened:
-    """What the first phase hands to the second: the machine's options, and its serial ports' character devices in order."""
+    """What the first phase hands to the second: the options of machine and engine, the serial ports' character devices in order."""
 
-    def __init__(self, options: MachineOptions, serials: list[Chardev | None]) -> None:
+    def __init__(
+        self, options: MachineOptions, accel: TcgAccelOptions, serials: list[Chardev | None]
+    ) -> None:
         self.options = options
+        self.accel = accel
         self.serials = serials
 
 
@@ -148,6 +152,7 @@ class Daemon:
         """Make what can be seen from outside: character devices and the monitors on them."""
         from qemud.daemon.machine import machine_options
 
+        from qemud.daemon.accelerator import choose_accelerator
         line = self.line
         if line.add_fd:
             from qemud.machine.descriptors import inherit
@@ -162,12 +167,13 @@ class Daemon:
         options = machine_options(line)
         self.board = options.type.value
         for text in line.object or ():
+        accel = choose_accelerator(line, options.accel)
             await self._add_object(text)
         for text in line.chardev or ():
             with at("chardev", text):
                 await self._add_chardev(text)
         await self._open_monitors()
-        return Opened(options, await self._open_serials())
+        return Opened(options, accel, await self._open_serials())
 
     async def build(self, opened: Opened) -> VirtualMachine:
         """Make the machine, start the guest unless `-S` holds it."""
@@ -189,8 +195,9 @@ class Daemon:
             self.services,
             line,
             opened.options,
-            opened.serials,
-            lambda text: self._add_device(text, tree, vm),
+            accel=opened.accel,
+            serials=opened.serials,
+            add_device=lambda text: self._add_device(text, tree, vm),
         )
         await assembly.create()
         if not line.preconfig:

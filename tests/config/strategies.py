@@ -25,7 +25,7 @@ def _pairs(**values: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 ON_OFF = st.sampled_from(["on", "off"])
 ARGUMENTS: dict[str, st.SearchStrategy[str]] = {
     "machine": st.sampled_from(["virt", "none", "virt-10.0,aclint=on", "type=virt,memory-backend=m"]),
-    "accel": st.sampled_from(["tcg", "accel=tcg"]),
+    "accel": st.sampled_from(["tcg", "accel=tcg", "tcg,tb-size=8,thread=multi"]),
     "cpu": st.sampled_from(["rv64", "max"]),
     "smp": st.sampled_from(["1", "cpus=1,sockets=1", "1,maxcpus=1"]),
     "m": SIZES,

@@ -49,6 +49,7 @@ def test_every_option_is_offered():
         ("qemud -machine virt,aclint=of", ["virt,aclint=off"]),
         ("qemud -cpu r", ["rv64"]),
         ("qemud -accel ", ["tcg"]),
+        ("qemud -accel tcg,thread=s", ["tcg,thread=single"]),
         ("qemud -display n", ["none"]),
         ("qemud -action reboot=s", ["reboot=shutdown"]),
         ("qemud -action reboot=shutdown,pan", ["reboot=shutdown,panic="]),

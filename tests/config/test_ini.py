@@ -33,9 +33,13 @@ def meaning(words: list[str]) -> dict[str, Any]:
     """What a command line says, whichever way it says it."""
     values = asdict(parse(words))
     del values["readconfig"]
-    for option, implied in [("device", "driver"), ("object", "qom-type"), ("chardev", "backend")]:
+    for option, implied in [
+        ("device", "driver"),
+        ("object", "qom-type"),
+        ("chardev", "backend"),
+        ("accel", "accel"),
+    ]:
         values[option] = [_plain(text, implied) for text in values[option] or ()]
-    values["accel"] = [text.removeprefix("accel=") for text in values["accel"] or ()]
     if values["machine"] is not None:
         values["machine"] = _plain(values["machine"], "type")
     return values

@@ -52,5 +52,4 @@ def test_parameters_are_as_in_qemu(daemon: Starter, reference: Starter):
             both = parameters.keys() & theirs[name].keys()
             # QEMU's board has no versions, so nothing to tell them apart.
             assert {each for each in parameters if not each.startswith("x-fdt-")} == both
-            parameters = {each: parameters[each] for each in both}
-            assert {each: theirs[name][each] for each in both} == parameters
+            assert {each: theirs[name][each] for each in both} == {each: parameters[each] for each in both}

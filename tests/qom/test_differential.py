@@ -36,7 +36,10 @@ OURS = {
     *("riscv-boot-loader", "riscv-sbi"),  # code of the board, of the emulator itself, in QEMU
     *(f"{name}-machine" for name in VERSIONS),  # QEMU's board of that name has no versions on RISC-V
 }
-OTHER_TYPES = {"host-nodes": "int"}  # an array of them, in truth
+OTHER_TYPES = {
+    "host-nodes": "int",  # an array of them, in truth
+    "thread": "string",  # one of two
+}
 
 
 def ask(program: Program, command: str, arguments: dict[str, Any]) -> Any:

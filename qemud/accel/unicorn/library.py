@@ -30,7 +30,7 @@ PROT_ALL = 7
 CTL_WRITE_USE_EXITS = 1 << 30 | 1 << 26 | 4
 CTL_WRITE_TCG_BUFFER_SIZE = 1 << 30 | 1 << 26 | 13
 CODE_SIZE = 256 << 20
-"""Room for translated code: filled as it goes, and emptied when it is full."""
+"""Room for translated code by default: filled as it goes, and emptied when it is full."""
 ERR_OK = 0
 ERR_EXCEPTION = 21
 
@@ -123,16 +123,16 @@ class Library:
             raise GenericError(f"the engine refuses to {what}: {text}")
 
 
-def check_memory() -> None:
-    """Raise GenericError where the engine could not have its memory for translated code: it would end the process."""
+def check_memory(size: int) -> None:
+    """Raise GenericError where the engine could not have `size` bytes for translated code: it would end the process."""
     import mmap
 
     protection = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
     try:
-        mmap.mmap(-1, CODE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=protection).close()
+        mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=protection).close()
     except OSError as error:
         raise GenericError(
-            f"the engine needs {CODE_SIZE >> 20} MiB of address space that is writable and executable: {error.strerror}"
+            f"the engine needs {size >> 20} MiB of address space that is writable and executable: {error.strerror}"
         ) from None
 
 

@@ -68,13 +68,14 @@ class _Span:
 class RiscvVcpu:
     """One hart; see the module and `qemud.machine.vcpu.Vcpu`."""
 
-    def __init__(self, space: AddressSpace, index: int = 0) -> None:
+    def __init__(self, space: AddressSpace, index: int = 0, code_size: int = 0) -> None:
         self.index = index
         self.failure = ""
         self.on_attention: Callable[[], None] = _ignore
         self.on_failure: Callable[[BaseException], None] = _ignore
         self._on_ecall: Callable[[], bool] | None = None
         self._lib = library.load()
+        self._code_size = code_size or library.CODE_SIZE
         self._space = space
         self._clock = (0, 0)
         self._deadline = -1
@@ -88,7 +89,7 @@ class RiscvVcpu:
     # The engine.
 
     def _open(self) -> None:
-        library.check_memory()
+        library.check_memory(self._code_size)
         lib = self._lib.quick
         handle = ctypes.c_void_p()
         self._lib.check(
@@ -97,7 +98,7 @@ class RiscvVcpu:
         assert handle.value is not None
         self._uc = uc = handle.value
         try:
-            room = lib.uc_ctl(uc, library.CTL_WRITE_TCG_BUFFER_SIZE, library.CODE_SIZE)
+            room = lib.uc_ctl(uc, library.CTL_WRITE_TCG_BUFFER_SIZE, self._code_size)
             self._lib.check(room, "take room for translated code")
             self._fields = fields = layout.find(self._lib, uc)
             ctypes.c_uint8.from_address(uc + layout.UC_NO_EXIT_REQUEST).value = 1
