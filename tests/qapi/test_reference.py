@@ -55,6 +55,19 @@ def test_everything_is_there(pages: dict[str, str]) -> None:
         assert re.search(rf"## `-{member.name}[ `]", pages["command_line.md"])
 
 
+def test_the_index_says_what_commands_do_and_pages_who_uses_a_type(pages: dict[str, str]) -> None:
+    assert "\n- [`stop`](run_state.md#command-stop) — Stop the guest\n" in pages["index.md"]
+    for command in [*SCHEMA.commands(), *SCHEMA.events()]:
+        assert re.search(
+            rf"^- \[`{re.escape(command.name)}`\]\(.*\) — \w.*\w.*$", pages["index.md"], re.MULTILINE
+        )
+    state = pages["run_state.md"].partition("## Enumeration `RunState`\n")[2].partition("\n## ")[0]
+    assert "\nused by [`StatusInfo`](run_state.md#struct-StatusInfo)" in state
+    assert (
+        "Commands: [`yank`](yank.md#command-yank), [`query-yank`]" in pages["yank.md"].partition("\n## ")[0]
+    )
+
+
 def test_a_device_and_an_option(pages: dict[str, str]) -> None:
     loader = pages["devices.md"].partition("## `loader`\n")[2].partition("\n## ")[0]
     assert "a kind of [`device`](#type-device) · made by `-device` and `device_add`" in loader

@@ -1,6 +1,6 @@
 """The build: every generator over one schema, and its place on the command line.
 
-    python -m qemud.qapi build [--schema FILE] [--out DIR] [--docs DIR]
+    python -m qemud.qapi build [--schema FILE] [--out DIR] [--docs [DIR]]
 
 `build_project` is what the wheel's and the editable install's build call; see `setup.py`.
 """
@@ -93,7 +93,12 @@ def add_build(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--out", type=Path, default=PACKAGE / "_generated", metavar="DIR", help="where the package goes"
     )
     parser.add_argument(
-        "--docs", type=Path, metavar="DIR", help="write reference pages there, and nothing else"
+        "--docs",
+        type=Path,
+        nargs="?",
+        const=Path("docs", "reference"),
+        metavar="DIR",
+        help="write reference pages there (docs/reference by default), and nothing else",
     )
     parser.set_defaults(run=_run)
 

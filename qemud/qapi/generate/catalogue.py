@@ -49,6 +49,8 @@ def _devices(schema: Schema, types: Iterable[Any]) -> str:
         "`qom-list-types` lists these types, `device-list-properties` and `qom-list-properties` their properties.",
         "A type has the properties of its parent, too.",
         "",
+        ", ".join(f"[`{entry.name}`](#{anchor('type', entry.name)})" for entry in entries),
+        "",
     ]
     for entry in entries:
         lines += [f'<a id="{anchor("type", entry.name)}"></a>', f"## `{entry.name}`", ""]
@@ -119,6 +121,8 @@ def _command_line(schema: Schema) -> str:
     assert isinstance(entity, ObjectType)
     lines += [
         "Parameters are given as `name=value`, separated by commas; a comma in a value is written twice.",
+        "",
+        ", ".join(f"[`-{member.name}`](#{anchor('option', member.name)})" for member in entity.members),
         "",
     ]
     for member in entity.members:
