@@ -324,6 +324,15 @@ def print_connection(sock: socket.socket, address: Address | None, scheme: str, 
     return f"{scheme}:{here}{',server=on' if server else ''} <-> {there}"
 
 
+def print_peer(sock: socket.socket) -> str:
+    """Who is at the other end, for people."""
+    try:
+        name = sock.getpeername()
+    except OSError:
+        return "gone already"
+    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "local"
+
+
 def _printable(sock: socket.socket, *, peer: bool = False) -> Address | None:
     """The address that a socket, or its peer, is at."""
     try:

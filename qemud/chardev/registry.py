@@ -19,13 +19,14 @@ from qemud.logs import tell
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from qemud._generated.types.char_backends import ChardevBackend, ChardevCommon
     from qemud.chardev.address import Identity, ResolveFd
     from qemud.chardev.log import Log
     from qemud.chardev.options import Description
     from qemud.chardev.stream import Chardev
+    from qemud.qom.object import Object
 
 DRAIN_TIMEOUT = 1.0
 """Seconds for pending output to leave before a chardev is closed."""
@@ -67,11 +68,12 @@ class Chardevs:
         end: Callable[[], object] = lambda: None,
         resolve_fd: ResolveFd | None = None,
         daemonized: bool = False,
+        objects: Callable[[], Mapping[str, Object]] = dict,
     ) -> None:
         """`report` takes lines for people ("info: …", "warning: …"); `end` ends the emulator, for a multiplexer's Ctrl-A x.
 
         `resolve_fd` finds the descriptors that the command line names; numbers alone are understood without it.  A process that
-        is `daemonized` has no standard input.
+        is `daemonized` has no standard input.  `objects` finds credentials and authorization by id.
         """
         self._chardevs: dict[str, Chardev] = {}
         self._opening: set[str] = set()
@@ -80,6 +82,7 @@ class Chardevs:
         self._end = end
         self._resolve_fd = resolve_fd
         self._daemonized = daemonized
+        self._objects = objects
         self._added: Callable[[Chardev], object] = _ignore
         self._removed: Callable[[Chardev], object] = _ignore
 
@@ -290,6 +293,7 @@ class Chardevs:
                 resolve_fd=resolve_fd or self._resolve_fd or inherited_fd,
                 report=self._report,
                 replaces=replaces,
+                objects=self._objects,
             )
         if isinstance(backend, kinds.ChardevBackendStdio):
             from qemud.chardev.stdio import StdioChardev

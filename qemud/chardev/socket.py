@@ -4,6 +4,9 @@ A server serves one client at a time and accepts the next when that one has gone
 with `reconnect-ms`.  UNIX sockets carry descriptors (SCM_RIGHTS), which uvloop's transports would lose: the socket is
 read by recvmsg(2) under the loop's `add_reader`, and each message's descriptors wait for `take_fds`.
 
+With `tls-creds` there is a connection when TLS has been agreed on and the client may come in (`tls.py`); until then, or until it took
+too long, others wait in the backlog.
+
 Source: QEMU 10.0, chardev/char-socket.c, for options, states and texts.
 """
 
@@ -18,19 +21,21 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING
 
-from qemud._generated.types.sockets import FdSocketAddress
+from qemud._generated.types.sockets import FdSocketAddress, InetSocketAddress, UnixSocketAddress
 from qemud.chardev import address as addresses
 from qemud.chardev.descriptor import DescriptorChardev, Output
 from qemud.chardev.stream import ChardevEvent
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from qemud._generated.types.char_backends import ChardevSocket
     from qemud.chardev.address import Identity, Listener, ResolveFd
     from qemud.chardev.log import Log
     from qemud.chardev.telnet import Decoder
+    from qemud.chardev.tls import Protection, TlsStream
+    from qemud.qom.object import Object
 
 _MAX_FDS = 16
 """The most descriptors that one message may carry, as in QEMU; the kernel closes the others."""
@@ -61,12 +66,23 @@ class SocketChardev(DescriptorChardev):
         resolve_fd: ResolveFd = addresses.inherited_fd,
         report: Callable[[str], object] = lambda _: None,
         replaces: Collection[Identity] = (),
+        objects: Callable[[], Mapping[str, Object]] = dict,
     ) -> None:
         """`report` takes a line for people: "info: …" while waiting, "Unable to connect …" while reconnecting.
 
-        GenericError: the options do not go together.
+        `objects` are those below `/objects`.  GenericError: the options do not go together.
         """
-        _validate(options)
+        protection = None
+        if options.tls_creds is not None:
+            from qemud.chardev.tls import Protection
+
+            protection = Protection(objects(), options.tls_creds, options.tls_authz, server=options.server)
+        try:
+            _validate(options)
+        except GenericError:
+            if protection is not None:
+                protection.release()
+            raise
         super().__init__(label, log)
         self._options = options
         self._address: addresses.Address | None = addresses.flatten(options.addr)
@@ -86,6 +102,9 @@ class SocketChardev(DescriptorChardev):
         self._fds: deque[list[int]] = deque()
         self._decoder: Decoder | None = None
         self._encode: Callable[[bytes], bytes] = bytes
+        self._protection: Protection | None = protection
+        self._tls: TlsStream | None = None
+        self._greeted: socket.socket | None = None
         self._recv: Callable[[int], bytes] = _nothing
         self._name_disconnected()
 
@@ -111,7 +130,7 @@ class SocketChardev(DescriptorChardev):
             if self._reconnect_ms > 0:
                 self._task = self._loop.create_task(self._reconnect())
             else:
-                self._serve(await addresses.connect(address, self._resolve_fd))
+                self._serve(*await self._connect())
             return
         self._listener = await addresses.listen(address, self._resolve_fd, self._replaces)
         self._address = self._listener.local()
@@ -142,6 +161,9 @@ class SocketChardev(DescriptorChardev):
             self._accept_off()
             self._listener.close()
             self._listener = None
+        protection, self._protection = self._protection, None
+        if protection is not None:
+            protection.release()
         super().close()
 
     # -- connections -------------------------------------------------------------------------------------------------
@@ -160,7 +182,7 @@ class SocketChardev(DescriptorChardev):
 
     def _accept(self, listening: socket.socket) -> None:
         """A client knocks."""
-        if self._socket is not None:
+        if self._socket is not None or self._task is not None:
             return
         try:
             sock, _ = listening.accept()
@@ -191,21 +213,71 @@ class SocketChardev(DescriptorChardev):
         """A client is there; others wait."""
         sock.setblocking(False)
         self._accept_off()
-        self._serve(sock)
+        if self._protection is None:
+            self._serve(sock)
+            self._announce_client()
+        else:
+            self._greeted = sock
+            self._task = self._loop.create_task(self._greet(sock, self._protection))
+
+    def _announce_client(self) -> None:
+        """Whoever waits for a client need not any longer."""
         if self._connected is not None and not self._connected.done():
             self._connected.set_result(None)
 
+    async def _greet(self, sock: socket.socket, protection: Protection) -> None:
+        """Agree on TLS with a client; if that fails, look for another."""
+        try:
+            peer = addresses.print_peer(sock)
+            tls = await protection.establish(sock, None)
+        except GenericError as error:
+            sock.close()
+            self._warn(f"client {peer} refused: {error}")
+            self._task = None
+            self._accept_on()
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            self._task = None
+            self._serve(sock, tls)
+            self._announce_client()
+        finally:
+            self._greeted = None
+
+    def _warn(self, text: str) -> None:
+        """Tell people, in one line whatever the other side has sent."""
+        shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+        self._report(f"warning: chardev {self.label}: {shown}")
+
     def yank(self) -> None:
         """As in the base: both directions end, and what follows is what follows a disconnection."""
-        if self._socket is not None:
+        sock = self._socket or self._greeted
+        if sock is not None:
             with contextlib.suppress(OSError):  # it is gone already
-                self._socket.shutdown(socket.SHUT_RDWR)
+                sock.shutdown(socket.SHUT_RDWR)
+
+    async def _connect(self) -> tuple[socket.socket, TlsStream | None]:
+        """A connection, as a client.  GenericError."""
+        address = self._address
+        assert address is not None
+        sock = await addresses.connect(address, self._resolve_fd)
+        if self._protection is None:
+            return sock, None
+        self._greeted = sock
+        try:
+            host = address.host if isinstance(address, InetSocketAddress) else ""
+            return sock, await self._protection.establish(sock, host)
+        except BaseException:
+            sock.close()
+            raise
+        finally:
+            self._greeted = None
 
     async def _reconnect(self) -> None:
         """Try once to connect; a timer tries again."""
-        assert self._address is not None
         try:
-            sock = await addresses.connect(self._address, self._resolve_fd)
+            sock, tls = await self._connect()
         except GenericError as error:
             if not self._trouble_reported:
                 self._trouble_reported = True
@@ -213,7 +285,7 @@ class SocketChardev(DescriptorChardev):
             self._reconnect_later()
         else:
             self._trouble_reported = False
-            self._serve(sock)
+            self._serve(sock, tls)
         finally:
             self._task = None
 
@@ -227,9 +299,10 @@ class SocketChardev(DescriptorChardev):
         self._timer = None
         self._task = self._loop.create_task(self._reconnect())
 
-    def _serve(self, sock: socket.socket) -> None:
+    def _serve(self, sock: socket.socket, tls: TlsStream | None = None) -> None:
         """A connection exists."""
         self._socket = sock
+        self._tls = tls
         if sock.family == socket.AF_UNIX:
             self._recv = self._recv_with_fds
             self.hangup_events = 0
@@ -239,6 +312,8 @@ class SocketChardev(DescriptorChardev):
             self.hangup_events = select.EPOLLRDHUP
             if self._options.nodelay and sock.family in {socket.AF_INET, socket.AF_INET6}:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            self._recv = self._recv_tls
         self.filename = addresses.print_connection(
             sock, self._address, self._scheme, server=self._options.server
         )
@@ -249,12 +324,19 @@ class SocketChardev(DescriptorChardev):
             failed=self.output_failed,
             drained=self.output_drained,
         )
+        if tls is not None:
+
+            def answer(data: bytes) -> int:
+                output.write(data)
+                return output.pending
+
+            tls.answer = answer
         if self._options.telnet:
             from qemud.chardev import telnet
 
             self._decoder = telnet.Decoder()
             self._encode = telnet.encode
-            output.write(telnet.NEGOTIATION)
+            output.write(telnet.NEGOTIATION if tls is None else tls.encrypt(telnet.NEGOTIATION))
             if not self.is_connected:  # the terminal was gone before it was asked
                 return
         self.connect(sock.fileno(), output)
@@ -265,7 +347,11 @@ class SocketChardev(DescriptorChardev):
         sock, self._socket = self._socket, None
         if sock is None:
             return
+        tls, self._tls = self._tls, None
+        unsent = self.pending
         self.disconnect()
+        if tls is not None and not unsent:
+            tls.say_goodbye()
         sock.close()
         self._decoder = None
         while self._fds:
@@ -293,7 +379,9 @@ class SocketChardev(DescriptorChardev):
     def transmit(self, data: bytes) -> None:
         """As in the base."""
         if self._output is not None:
-            self._output.write(data if self._decoder is None else self._encode(data))
+            if self._decoder is not None:
+                data = self._encode(data)
+            self._output.write(data if self._tls is None else self._tls.encrypt(data))
 
     def receive(self, size: int) -> bytes:
         """As in the base, with descriptors."""
@@ -301,14 +389,40 @@ class SocketChardev(DescriptorChardev):
 
     def decode(self, data: bytes) -> None:
         """As in the base, without telnet's commands."""
+        tls = self._tls
         if self._decoder is None:
             self.received(data)
-            return
-        for part in self._decoder.feed(data):
-            if part is None:
-                self.happened(ChardevEvent.BREAK)
-            else:
-                self.received(part)
+        else:
+            for part in self._decoder.feed(data):
+                if part is None:
+                    self.happened(ChardevEvent.BREAK)
+                else:
+                    self.received(part)
+        if tls is not None and tls is self._tls and tls.has_ended:
+            self.end_when_sent()  # which the socket may never say
+
+    def _recv_tls(self, size: int) -> bytes:
+        """Read what was encrypted."""
+        assert self._tls is not None
+        try:
+            return self._tls.recv(size)
+        except OSError as error:
+            from qemud.chardev.tls import describe_trouble
+
+            trouble = describe_trouble(error)
+            if trouble is not None:
+                self._warn(trouble)
+            raise
+
+    def _update_input(self) -> None:
+        """As in the base; what came with the end of the handshake is not waiting in the socket."""
+        super()._update_input()
+        if self._tls is not None and self._tls.has_input and self.allowance > 0:
+            self._loop.call_soon(self._read_early, self._tls)
+
+    def _read_early(self, tls: TlsStream) -> None:
+        if tls is self._tls and tls.has_input and self._input is not None and self._input.is_on:
+            self._readable()
 
     def take_fds(self) -> list[int]:
         """As in the base."""
@@ -351,8 +465,16 @@ def _nothing(_: int) -> bytes:
 def _validate(options: ChardevSocket) -> None:
     """Refuse options that do not go together, with QEMU's texts and in its order."""
     reconnects = options.reconnect is not None or bool(options.reconnect_ms)
-    if reconnects and isinstance(addresses.flatten(options.addr), FdSocketAddress):
-        raise GenericError("'reconnect' option is incompatible with 'fd' address type")
+    address = addresses.flatten(options.addr)
+    if isinstance(address, FdSocketAddress):
+        if reconnects:
+            raise GenericError("'reconnect' option is incompatible with 'fd' address type")
+        if options.tls_creds is not None and not options.server:
+            raise GenericError("'tls_creds' option is incompatible with 'fd' address type as client")
+    if isinstance(address, UnixSocketAddress) and options.tls_creds is not None:
+        raise GenericError("'tls_creds' option is incompatible with 'unix' address type")
+    if options.tls_authz is not None and options.tls_creds is None:
+        raise GenericError("'tls_authz' option requires 'tls_creds' option")
     if options.server:
         if options.reconnect is not None:
             raise GenericError("'reconnect' option is incompatible with socket in server listen mode")

@@ -108,6 +108,7 @@ class Daemon:
             end=self._quit,
             resolve_fd=self._find_fd,
             daemonized=bool(line.daemonize),
+            objects=lambda: self.tree.objects.children,
         )
         services = self.services = Services()
         services.chardevs = self.chardevs

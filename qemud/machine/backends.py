@@ -33,6 +33,9 @@ from qemud.qapi.runtime.errors import GenericError
 from qemud.qom.userobjects import UserCreatable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qemud.qom.object import Object
     from qemud.qom.tree import Tree
 
 _MADV_POPULATE_WRITE = 23  # Linux 5.14, not in Python's mmap yet
@@ -270,6 +273,7 @@ class MemoryBackendFile(MemoryBackend, type_name="memory-backend-file", options=
 class Secret(UserCreatable, type_name="secret", options=SecretProperties, interfaces=("user-creatable",)):
     """A password or key.  `value` is its bytes, once the object is complete."""
 
+    confidential = frozenset({"data"})
     options: SecretProperties
     value: bytes = b""
 
@@ -297,7 +301,12 @@ class Secret(UserCreatable, type_name="secret", options=SecretProperties, interf
 
 def secret_of(tree: Tree, name: str) -> bytes:
     """The bytes of the secret object of that id.  Raises GenericError when there is none."""
-    found = tree.objects.children.get(name)
+    return secret_in(tree.objects.children, name)
+
+
+def secret_in(objects: Mapping[str, Object], name: str) -> bytes:
+    """The same, from what is below `/objects`."""
+    found = objects.get(name)
     if found is None:
         raise GenericError(f"No secret with id '{name}'")
     if not isinstance(found, Secret):

@@ -38,6 +38,7 @@ OURS = {
 }
 OTHER_TYPES = {
     "host-nodes": "int",  # an array of them, in truth
+    "rules": "QAuthZListRule",  # likewise
     "thread": "string",  # one of two
 }
 
@@ -99,6 +100,19 @@ SCRIPT: list[tuple[str, dict[str, Any]]] = [
     ("object-add", {"qom-type": "secret", "id": "s", "file": "/nonexistent"}),
     ("object-add", {"qom-type": "secret", "id": "s", "data": "$", "format": "base64"}),
     ("object-add", {"qom-type": "secret", "id": "s", "data": "aGk=", "format": "base64"}),
+    ("object-add", {"qom-type": "authz-simple", "id": "a"}),
+    ("object-add", {"qom-type": "authz-simple", "id": "a", "identity": "CN=a"}),
+    ("object-add", {"qom-type": "authz-list", "id": "l", "policy": "perhaps"}),
+    ("object-add", {"qom-type": "authz-list", "id": "l", "rules": [{"match": "x"}]}),
+    ("object-add", {"qom-type": "authz-list", "id": "l", "rules": [{"match": "x", "policy": "allow"}]}),
+    ("qom-get", {"path": "l", "property": "policy"}),
+    ("qom-set", {"path": "l", "property": "policy", "value": "allow"}),
+    ("qom-get", {"path": "l", "property": "policy"}),
+    ("object-add", {"qom-type": "tls-creds-x509", "id": "t"}),
+    ("object-add", {"qom-type": "tls-creds-x509", "id": "t", "dir": "/nonexistent", "endpoint": "server"}),
+    ("object-add", {"qom-type": "tls-creds-x509", "id": "t", "dir": "/nonexistent", "endpoint": "both"}),
+    ("object-add", {"qom-type": "tls-creds-psk", "id": "t", "endpoint": "server", "username": "x"}),
+    ("object-add", {"qom-type": "tls-creds-psk", "id": "t", "dir": "/nonexistent"}),
     ("qom-get", {"path": "/objects/m", "property": "size"}),
     ("qom-get", {"path": "m", "property": "share"}),
     ("qom-get", {"path": "f", "property": "share"}),

@@ -46,11 +46,16 @@ def test_lists_of_types(services: Services) -> None:
     assert not everything & {"object", "device", "user-creatable", "memory-backend"}
     assert names(services, abstract=True) > everything
     assert names(services, implements="user-creatable") == {
+        "authz-list",
+        "authz-list-file",
+        "authz-simple",
         "iothread",
         "memory-backend-file",
         "memory-backend-memfd",
         "memory-backend-ram",
         "secret",
+        "tls-creds-psk",
+        "tls-creds-x509",
     }
     assert "memory-backend" in names(services, implements="user-creatable", abstract=True)
     assert names(services, implements="nope") == set()
