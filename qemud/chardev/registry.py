@@ -160,11 +160,14 @@ class Chardevs:
 
     # -- the command line --------------------------------------------------------------------------------------------
 
-    async def open_options(self, text: str) -> Chardev:
-        """Make the chardev that an argument of -chardev describes.  GenericError, with QEMU's text."""
+    async def open_options(self, text: str, warn: Callable[[str], None] | None = None) -> Chardev:
+        """Make the chardev that an argument of -chardev describes.  GenericError, with QEMU's text.
+
+        `warn` is told of words without a value.
+        """
         from qemud.chardev.options import parse_options
 
-        description = parse_options(text, self._warn)
+        description = parse_options(text, warn)
         assert description.label is not None
         if self._is_taken(description.label):
             raise GenericError(f"Duplicate ID '{description.label}' for chardev")
@@ -182,7 +185,7 @@ class Chardevs:
             return found
         from qemud.chardev.options import parse_compact
 
-        description = parse_compact(text, mux_monitor=mux_monitor, warn=self._warn)
+        description = parse_compact(text, mux_monitor=mux_monitor)
         if self._is_taken(label):
             raise GenericError(f"Duplicate ID '{label}' for chardev")
         return await self._add_described(label, description)
@@ -222,10 +225,6 @@ class Chardevs:
     def _is_taken(self, label: str) -> bool:
         """Whether an ID has an owner, perhaps one that is being opened."""
         return label in self._chardevs or label in self._opening
-
-    def _warn(self, text: str) -> None:
-        """Pass a warning on."""
-        self._report(f"warning: {text}")
 
     async def _add(self, label: str, backend: ChardevBackend, resolve_fd: ResolveFd | None) -> Chardev:
         """Open and remember."""

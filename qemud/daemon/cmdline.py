@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qemud._generated.types.options import CommandLine, MemoryOptions
+from qemud.logs import report
 from qemud.qapi.names import python_name
 from qemud.qapi.runtime import qemuopts
 from qemud.qapi.runtime.errors import GenericError, QmpError
@@ -24,6 +25,7 @@ from qemud.qapi.runtime.qemuopts import HintedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Self
 
 MEBIBYTE = 1 << 20
 _INT_MAX = (1 << 31) - 1
@@ -87,8 +89,6 @@ def _json_or_keyval(struct: str, implied: str) -> Callable[[str, Warn], Any]:
     return read
 
 
-def _boot(text: str, _warn: Warn) -> Any:
-    from qemud.qapi.runtime.keyval import parse_keyval, parse_keyval_type
 _BOOT_ELSEWHERE = ("order", "once", "menu", "splash", "splash-time", "reboot-timeout")
 """Parameters of `-boot` that other machines have, and QEMU's `virt` takes and does nothing about."""
 
@@ -102,6 +102,8 @@ def _check_boot_devices(text: str) -> None:
             raise UsageError(f"Boot device '{letter}' was given twice")
 
 
+def _boot(text: str, _warn: Warn) -> Any:
+    from qemud.qapi.runtime.keyval import parse_keyval, parse_keyval_type
 
     try:
         values = parse_keyval(text, "order")
@@ -145,15 +147,31 @@ def _memory(text: str, warn: Warn) -> MemoryOptions:
     return MemoryOptions(**qemuopts.convert(values, kinds))
 
 
-def _smp(text: str, warn: Warn) -> Any:
-    from qemud.qapi.runtime.keyval import parse_keyval_type
+def _smp(text: str, _warn: Warn) -> Any:
+    from qemud.qapi.runtime.keyval import parse_keyval, parse_keyval_type
 
-    values = qemuopts.parse(text, implied="cpus", warn=warn)
+    values = parse_keyval(text, "cpus")
     try:
         return parse_keyval_type("SMPConfiguration", values)
     except QmpError as error:
         # The machine's property `smp` is what is wrong, not the option, as QEMU sees it.
         raise UsageError(str(error).replace("Parameter '", "Parameter 'smp.", 1)) from None
+
+
+def _rtc(text: str, warn: Warn) -> Any:
+    from qemud._generated.types.options import RtcClockSource, RtcOptions
+    from qemud.daemon.host import rtc_offset
+
+    values = qemuopts.parse(text, warn=warn)
+    for name in values:
+        if name not in RtcOptions.__struct_encode_fields__:
+            raise GenericError(f"Invalid parameter '{name}'")
+    clock = values.get("clock", RtcClockSource.HOST.value)
+    if clock not in {source.value for source in RtcClockSource}:
+        raise UsageError(f"invalid option value '{clock}'")
+    options = RtcOptions(base=values.get("base", "utc"))
+    rtc_offset(options)
+    return options
 
 
 def _global(text: str, warn: Warn) -> Any:
@@ -163,6 +181,9 @@ def _global(text: str, warn: Warn) -> Any:
         from qemud._generated.types.options import GlobalProperty
 
         return GlobalProperty(driver=driver, property=name, value=value)
+    values = qemuopts.parse(text)
+    if values.keys() < {"driver", "property", "value"}:
+        raise GenericError("options 'driver', 'property', and 'value' are required")
     return _opts("GlobalProperty")(text, warn)
 
 
@@ -270,7 +291,7 @@ OPTIONS: dict[str, Option] = {
     "no-shutdown": FLAG,
     "action": Option(_opts("ActionOptions")),
     "boot": Option(_boot),
-    "rtc": Option(_opts("RtcOptions", "base")),
+    "rtc": Option(_rtc),
     "audiodev": Option(_json_or_keyval("Audiodev", "driver"), many=True),
     "overcommit": Option(_overcommit),
     "msg": Option(_opts("MessageOptions")),
@@ -292,21 +313,55 @@ Occurrence: TypeAlias = "tuple[str, str | None, str]"
 """An option as it was given: its name, its argument if it takes one, and what to put before an error about it."""
 
 
+READ_LATER = frozenset(("chardev", "device", "object"))
+"""Options whose arguments are read when the machine is made: those from files must remember where they stand."""
+
+
+class FromFile(str):
+    """An argument of one of these that stands in a file: `place` tells where, in front of what is wrong with it."""
+
+    __slots__ = ("_place",)
+    _place: Callable[[], str]
+
+    def __new__(cls, text: str, place: Callable[[], str]) -> Self:
+        """`place` is called when there is an error, since looking for lines takes a while."""
+        made = super().__new__(cls, text)
+        made._place = place
+        return made
+
+    @property
+    def place(self) -> str:
+        """File and line, and what follows them in a message."""
+        return self._place()
+
+
+def place_of(option: str, text: str | None = None) -> str:
+    """What stands in front of an error about an option: `-option text: `, or where in a file it is."""
+    if isinstance(text, FromFile):
+        return text.place
+    return f"-{option}: " if text is None else f"-{option} {text}: "
+
+
+def warner(option: str, text: str) -> Warn:
+    """Who prints warnings about an option."""
+    return lambda warning: report(f"{place_of(option, text)}warning: {warning}")
+
+
 @contextmanager
 def at(option: str, text: str | None = None) -> Iterator[None]:
-    """Put `-option text: ` in front of an error that is raised inside."""
-    with _at(f"-{option}: " if text is None else f"-{option} {text}: "):
+    """Put the option's place in front of an error that is raised inside."""
+    with _at(lambda: place_of(option, text)):
         yield
 
 
 @contextmanager
-def _at(place: str) -> Iterator[None]:
+def _at(place: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except HintedError as error:
-        raise UsageError(f"{place}{error}\n{error.hint}") from None
+        raise UsageError(f"{place()}{error}\n{error.hint}") from None
     except QmpError as error:
-        raise UsageError(f"{place}{error}") from None
+        raise UsageError(f"{place()}{error}") from None
 
 
 def _placed(warn: Warn, place: str) -> Warn:
@@ -353,7 +408,7 @@ def parse(words: list[str], warn: Warn = lambda _text: None) -> CommandLine:
         if option.read is None or text is None:
             values[target] = True
             continue
-        with _at(place):
+        with _at(lambda place=place: place):  # type: ignore[misc]
             value = option.read(text, _placed(warn, f"{place}warning: "))
         if option.many:
             values.setdefault(target, []).append(value)

@@ -15,12 +15,14 @@ document and a command line cannot mean different things.  Options may stand bes
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qemud.daemon.cmdline import UsageError
+from qemud.daemon.cmdline import READ_LATER, FromFile, UsageError
 from qemud.daemon.ini import joined
 from qemud.logs import report, tell
 from qemud.qapi.runtime.document import Document, DocumentError, read_document
+from qemud.qapi.runtime.errors import QmpError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,36 +42,72 @@ def read(path: str) -> Iterator[Occurrence]:
     """The options that a document stands for.  UsageError: it cannot be read, or is no `Configuration`."""
     try:
         document = read_document(path)
-        document.typed(CONFIGURATION)
+        _check(document)
     except DocumentError as error:
         raise UsageError(str(error)) from None
     yield "nodefaults", None, ""
     yield "display", "none", ""
-    for name, text in _options(document.value):
+    for name, text, place in _options(document.value):
+        if text is not None and name in READ_LATER:
+            text = FromFile(text, partial(_place, document, place))  # noqa: PLW2901 - the same text
         yield name, text, f"{path}: -{name} {text}: "
 
 
-def _options(value: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
+def _place(document: Document, place: tuple[str | int, ...]) -> str:
+    return str(document.error(place, ""))
+
+
+def _check(document: Document) -> None:
+    """Hold a document to the schema.  What is wrong with a device is told in `device_add`'s words, as in every other way in."""
+    try:
+        document.typed(CONFIGURATION)
+    except DocumentError as error:
+        devices = document.value.get("devices") if isinstance(document.value, dict) else None
+        for index, device in enumerate(devices if isinstance(devices, list) else ()):
+            if f"'devices[{index}]." in str(error) and isinstance(device, dict):
+                _check_device(document, ("devices", index), device)
+        raise
+
+
+def _check_device(document: Document, place: tuple[str | int, ...], device: dict[str, Any]) -> None:
+    from qemud.qom.creation import NOT_PROPERTIES, check_driver, check_property
+
+    driver = device.get("driver")
+    if not isinstance(driver, str):
+        return
+    where: tuple[str | int, ...] = (*place, "driver")
+    try:
+        check_driver(driver)
+        for name in device:
+            if name not in NOT_PROPERTIES:
+                where = (*place, name)
+                check_property(driver, name)
+    except QmpError as error:
+        raise document.error(where, str(error)) from None
+
+
+def _options(value: dict[str, Any]) -> Iterator[tuple[str, str | None, tuple[str | int, ...]]]:
+    """Options, their arguments, and where in the document they stand."""
     for member, option in _KEYED.items():
         if member in value:
-            yield option, joined(_texts(value[member]))
+            yield option, joined(_texts(value[member])), (member,)
     for member in ("uuid", "cpu"):
         if member in value:
-            yield member, value[member]
+            yield member, value[member], (member,)
     if "accel" in value:
-        yield "accel", joined({"accel": "tcg", **_texts(value["accel"])})
+        yield "accel", joined({"accel": "tcg", **_texts(value["accel"])}), ("accel",)
     if "machine" in value:
-        yield "machine", json.dumps(value["machine"])
+        yield "machine", json.dumps(value["machine"]), ("machine",)
     for member, option in _LISTS_OF_KEYED.items():
-        for each in value.get(member, ()):
-            yield option, joined(_texts(each))
+        for index, each in enumerate(value.get(member, ())):
+            yield option, joined(_texts(each)), (member, index)
     for member, option in _LISTS_OF_JSON.items():
-        for each in value.get(member, ()):
-            yield option, json.dumps(each)
-    for text in value.get("serial", ()):
-        yield "serial", text
+        for index, each in enumerate(value.get(member, ())):
+            yield option, json.dumps(each), (member, index)
+    for index, text in enumerate(value.get("serial", ())):
+        yield "serial", text, ("serial", index)
     if value.get("paused"):
-        yield "S", None
+        yield "S", None, ()
 
 
 def _texts(value: dict[str, Any]) -> dict[str, str]:
@@ -137,7 +175,7 @@ def check(document: Document) -> None:
 
     DocumentError: FILE:LINE: what is wrong, with its path.
     """
-    document.typed(CONFIGURATION)
+    _check(document)
     try:
         from jsonschema import Draft202012Validator
         from jsonschema.exceptions import best_match

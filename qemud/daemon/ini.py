@@ -22,7 +22,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from qemud.daemon.cmdline import OPTIONS, UsageError
+from qemud.daemon.cmdline import OPTIONS, READ_LATER, FromFile, UsageError
 from qemud.qapi.runtime import qemuopts
 from qemud.qapi.runtime.document import read_bounded
 from qemud.qapi.runtime.errors import QmpError
@@ -49,7 +49,7 @@ GROUPS = {
     "name": ("name", "guest"),
     "object": ("object", "qom-type"),
     "overcommit": ("overcommit", ""),
-    "rtc": ("rtc", "base"),
+    "rtc": ("rtc", ""),
     "smp-opts": ("smp", "cpus"),
     "trace": ("trace", "enable"),
 }
@@ -83,7 +83,8 @@ def _content(path: str) -> str:
     try:
         data = read_bounded(path, _LONGEST_FILE)
     except (OSError, ValueError) as error:
-        raise UsageError(f"Could not open '{path}': {getattr(error, 'strerror', None) or error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"-readconfig {path}: Could not open '{path}': {reason}") from None
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -130,7 +131,8 @@ def _occurrence(group: _Group) -> Occurrence:
     for key in values:
         if not _KEY.fullmatch(key):
             raise UsageError(f"{group.place}Invalid parameter '{key}'")
-    return name, joined(values), group.place
+    text = joined(values)
+    return name, FromFile(text, lambda: group.place) if name in READ_LATER else text, group.place
 
 
 def joined(values: dict[str, str]) -> str:

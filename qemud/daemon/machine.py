@@ -39,7 +39,8 @@ def machine_options(line: CommandLine) -> MachineOptions:
     if line.machine is not None and line.machine.startswith("{"):
         values = _from_json(line.machine)
     else:
-        values = dict(parse_keyval(line.machine or DEFAULT_MACHINE, "type"))
+        with at("machine", line.machine):
+            values = dict(parse_keyval(line.machine or DEFAULT_MACHINE, "type"))
     kind = values.setdefault("type", DEFAULT_MACHINE)
     if not isinstance(kind, str):
         with at("machine", line.machine):
@@ -161,22 +162,31 @@ async def build_machine(
     serials: Sequence[Chardev | None],
 ) -> None:
     """Bring up the board called `name`, with its processors. Raises UsageError or GenericError."""
+    import mmap
+
     from qemud._generated.types.machine import SMPConfiguration
+    from qemud.daemon.host import name_threads, rtc_offset
     from qemud.hw.boards import find_board
     from qemud.machine.smp import smp_topology
     from qemud.qom.device import reset_tree
 
     vm, options, board = services.vm, machine.options, find_board(name)
     assert board is not None
+    topology = smp_topology(options.smp or SMPConfiguration(), name, board.max_cpus)
+    if line.cpu is not None or board.default_cpu_type is not None:
+        chosen = cpu_type(line.cpu, board.default_cpu_type or "")
+    vm.rtc_offset = rtc_offset(line.rtc)
     size = options.memory.size if options.memory is not None else None
     if size or board.default_cpu_type is not None:
         machine.ram_size = size or board.default_ram_size
     machine.serials = list(serials)
     if board.default_cpu_type is not None:
-        topology = smp_topology(options.smp or SMPConfiguration(), name, board.max_cpus)
-        machine.cpu_type = cpu_type(line.cpu, board.default_cpu_type)
+        machine.cpu_type = chosen
         await _make_processors(services, topology.cpus, accel.tb_size << 20)
     await vm.mailboxes.call(machine.bring_up, vm)
+    if not options.dump_guest_core and machine.ram is not None:
+        machine.ram.mapping.madvise(mmap.MADV_DONTDUMP)
+    name_threads(line, {vm.executor.thread_id: "CPU 0/TCG" if vm.vcpus else "machine"})
     services.board = machine
     vm.reset_devices = lambda: reset_tree(machine)
     for path, target in machine.legacy_paths().items():
@@ -202,6 +212,8 @@ def cpu_type(model: str | None, default: str) -> str:
 
     if model is None:
         return default
+    if not model:
+        raise UsageError("-cpu option cannot be empty")
     name, _, properties = model.partition(",")
     if name not in CPU_MODELS:
         raise UsageError(f"unable to find CPU model '{name}'")
@@ -209,9 +221,8 @@ def cpu_type(model: str | None, default: str) -> str:
     known = {given.name for given in types.properties(found)}
     for given in filter(None, properties.split(",")):
         key, equals, value = given.partition("=")
+        if not equals:
+            raise UsageError(f"Expected key=value format, found {given}.")
         if key not in known:
-            raise UsageError(
-                f"can't apply global {found}.{key}={value if equals else 'on'}: "
-                f"Property '{found}.{key}' not found"
-            )
+            raise UsageError(f"can't apply global {found}.{key}={value}: Property '{found}.{key}' not found")
     return found

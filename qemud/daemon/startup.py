@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from qemud._generated.table import COMMANDS
 from qemud.chardev.registry import Chardevs
 from qemud.daemon import signals
-from qemud.daemon.cmdline import UsageError, at
+from qemud.daemon.cmdline import FromFile, UsageError, at, place_of, warner
 from qemud.daemon.handlers import HANDLERS
 from qemud.daemon.systemd import Notifier, passed_sockets, watchdog_interval
 from qemud.logs import Logger, report
@@ -95,6 +95,7 @@ class Daemon:
         self.ended: asyncio.Future[int] = self.loop.create_future()
         self.notifier = Notifier()
         self._passed = passed_sockets()
+        self._object_ids: set[str] = set()  # of objects in the syntax that knows of duplicates
         self._undo: list[Callable[[], object] | Callable[[], Coroutine[Any, Any, object]]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         use_target(target)
@@ -245,7 +246,7 @@ class Daemon:
 
     async def _add_chardev(self, text: str) -> None:
         if not text.startswith("{"):
-            await self.chardevs.open_options(text)
+            await self.chardevs.open_options(text, warner("chardev", text))
             return
         from qemud.monitor.qmp.framing import parse_option
         from qemud.qapi.runtime.check import parse_arguments
@@ -262,11 +263,17 @@ class Daemon:
             if text.startswith("{"):
                 options = parse_type("ObjectOptions", parse_option(text))
             else:
-                options = options_from_text(text, report)
+                options = options_from_text(text, warner("object", text))
+                if options.id in self._object_ids:
+                    raise GenericError(f"Duplicate ID '{options.id}' for object")
+                self._object_ids.add(options.id)
         try:
             await add_object(self.tree, options)
         except QmpError as error:
-            raise UsageError(str(error)) from None
+            # QEMU does not say which of the objects it was; a file's line is worth saying.
+            raise UsageError(
+                f"{place_of('object', text) if isinstance(text, FromFile) else ''}{error}"
+            ) from None
 
     async def _add_device(self, text: str, tree: Tree, vm: VirtualMachine) -> None:
         from qemud.monitor.qmp.framing import parse_option
@@ -279,7 +286,7 @@ class Daemon:
             if text.startswith("{"):
                 await maker.add(parse_option(text), hotplug=False)
             else:
-                values = parse(text, implied="driver", warn=report)
+                values = parse(text, implied="driver", warn=warner("device", text))
                 await maker.add(dict(values), hotplug=False, parse=parse_keyval_type)
 
     async def _open_monitors(self) -> None:
@@ -296,10 +303,10 @@ class Daemon:
                 self._add_human_monitor(chardev.label, chardev)
             count += 1
         for given in self.line.mon or ():
-            found = self.chardevs.get(given.chardev)
-            if found is None:
-                raise UsageError(f'-mon chardev={given.chardev}: chardev "{given.chardev}" not found')
             with at("mon", f"chardev={given.chardev}"):
+                found = self.chardevs.get(given.chardev)
+                if found is None:
+                    raise GenericError(f'chardev "{given.chardev}" not found')
                 if given.mode is not None and given.mode.value == "control":
                     self.monitors.add(given.id, found, pretty=bool(given.pretty))
                 elif given.pretty:
