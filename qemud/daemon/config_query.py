@@ -48,7 +48,18 @@ class ConfigHandlers(ConfigCommands):
             accel=services.startup.accel if services.startup.accel != TcgAccelOptions() else None,
             cpu=str(line.cpu) if line.cpu is not None else None,
             objects=[
-                parse_type("ObjectOptions", {"qom-type": each.type_name, "id": each.name, **_values(each)})
+                parse_type(
+                    "ObjectOptions",
+                    {
+                        "qom-type": each.type_name,
+                        "id": each.name,
+                        **{
+                            name: value
+                            for name, value in _values(each).items()
+                            if name not in each.confidential
+                        },
+                    },
+                )
                 for each in tree.objects.children.values()
                 if isinstance(each, UserCreatable)
             ]

@@ -12,7 +12,7 @@ Source of order and texts: QEMU 10.0, qom/object_interfaces.c.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from qemud.qapi.runtime.errors import GenericError
 from qemud.qapi.runtime.qemuopts import check_identifier, parse, split
@@ -33,7 +33,9 @@ _INTEGER = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)")
 
 
 class UserCreatable(Object):
-    """What `object-add` makes."""
+    """What `object-add` makes.  `confidential` names the properties that are in no document of the machine."""
+
+    confidential: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)

@@ -188,6 +188,35 @@ def test_the_command_line_is_in_the_document(daemon: Starter, tmp_path: Path):
     assert own(again.qmp.command("query-config")) == first
 
 
+def test_secrets_are_not_in_the_document(daemon: Starter, tmp_path: Path):
+    kept = tmp_path / "kept"
+    kept.write_text("from a file")
+    program = daemon(
+        "-machine", "none", "-object", f"secret,id=s0,file={kept}", "-object", "secret,id=s1,data=hush1"
+    )
+    program.qmp.command(
+        "object-add", **{"qom-type": "secret", "id": "s2", "data": "aHVzaDI=", "format": "base64"}
+    )
+    assert program.qmp.command("qom-get", path="/objects/s1", property="data") == "hush1"
+    document = own(program.qmp.command("query-config"))
+    assert document["objects"] == [
+        {"qom-type": "secret", "id": "s0", "file": str(kept), "format": "raw"},
+        {"qom-type": "secret", "id": "s1", "format": "raw"},
+        {"qom-type": "secret", "id": "s2", "format": "base64"},
+    ]
+    path = tmp_path / "machine.json"
+    path.write_text(json.dumps(document, indent=1))
+    done = subprocess.run([QEMUD, "--config", str(path)], capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == 1
+    assert done.stderr.endswith("Either 'file' or 'data' must be provided\n")
+    # With what is missing it is the same machine.
+    for each in document["objects"][1:]:
+        each["file"] = str(kept)
+    document["objects"][2]["format"] = "raw"
+    path.write_text(json.dumps(document))
+    assert own(daemon("--config", str(path)).qmp.command("query-config")) == document
+
+
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
