@@ -59,6 +59,7 @@ class MachineThread:
         self._virtual: VirtualClock | None = None
         self._clocks: list[Clock] = []
         self._running = False
+        self._holds = 0
         self._ending = False
 
     # From the loop.
@@ -124,6 +125,21 @@ class MachineThread:
         if self._vcpu is not None:
             self._vcpu.leave()
 
+    def hold(self) -> None:
+        """Let the processor wait, as if the instruction that it executes took that long, until `let_go`; holds are counted.
+
+        For a device whose register answers when the outside has: mail, timers and `pause` go on meanwhile.
+        """
+        self.mailboxes.check_machine_thread()
+        self._holds += 1
+        if self._vcpu is not None:
+            self._vcpu.leave()
+
+    def let_go(self) -> None:
+        """End one `hold`."""
+        self.mailboxes.check_machine_thread()
+        self._holds -= 1
+
     @property
     def running(self) -> bool:
         """Whether the processor runs, or would if it did not wait for an interrupt."""
@@ -146,7 +162,7 @@ class MachineThread:
             while not self._ending:
                 self._look()
                 vcpu = self._vcpu
-                if vcpu is not None and self._running and not vcpu.halted:
+                if vcpu is not None and self._running and not self._holds and not vcpu.halted:
                     self._run(vcpu)
                 else:
                     self.mailboxes.wait(self._time_left())

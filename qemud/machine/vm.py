@@ -31,12 +31,13 @@ from qemud._generated.types.run_state import (
 )
 from qemud.logs import Logger, trace, traced
 from qemud.machine.clock import HostClock, VirtualClock
+from qemud.machine.dma import Dma
 from qemud.machine.mailbox import Closed
 from qemud.machine.memory import AddressSpace
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
     from typing import Any
 
     from qemud.machine.mailbox import Mailboxes
@@ -72,6 +73,12 @@ class Executor(Protocol):
 
     def pause(self) -> None:
         """Run no further instruction, also when called from a device's callback. Machine thread only."""
+
+    def hold(self) -> None:
+        """Let the processors wait in the middle of what they do. Machine thread only."""
+
+    def let_go(self) -> None:
+        """End one `hold`. Machine thread only."""
 
 
 class Actions:
@@ -111,12 +118,15 @@ class VirtualMachine:
         self.rtc_offset = 0
         """What the machine's time of day is ahead of the host's when it is made, ns."""
         self.memory = AddressSpace()
+        self.dma = Dma(self.memory, self.mailboxes)
         self.vcpus: list[Vcpu] = []
         self.actions = Actions()
         self._state = RunState.PRELAUNCH
         self.on_state: Callable[[RunState], object] = lambda _state: None
         self.reset_devices: Callable[[], None] = lambda: None
         self.on_powerdown: list[Callable[[], None]] = []
+        self.on_stopped: list[Callable[[], Awaitable[None]]] = []
+        """Called when the guest has stopped and no lease is out, before who asked is answered: disks flush here."""
         self.transitions = asyncio.Lock()
         """Held while the run state changes, and by who needs it to stay as it is."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -162,6 +172,8 @@ class VirtualMachine:
             await self.shutdown(cause)
             return
         async with self.transitions:
+            await self.mailboxes.call(self._retire_in_machine)
+            await self.dma.returned()
             try:
                 await self.mailboxes.call(self._reset_in_machine)
             except GenericError:
@@ -266,7 +278,12 @@ class VirtualMachine:
         if self.running:
             await self.mailboxes.call(self._pause_in_machine)
             self.state = state
-            events.stop(self.emit)
+            try:
+                await self.dma.returned()
+            finally:
+                events.stop(self.emit)
+            for flush in tuple(self.on_stopped):
+                await flush()
         elif state in NEEDS_RESET or state is RunState.GUEST_PANICKED:
             # Asked for by a guest that was stopped meanwhile: the state must tell of it all the same.
             self.state = state
@@ -280,6 +297,10 @@ class VirtualMachine:
     def _resume_in_machine(self) -> None:
         self.clock.start()
         self.executor.resume()
+
+    def _retire_in_machine(self) -> None:
+        self._pause_in_machine()
+        self.dma.retire()
 
     def _reset_in_machine(self) -> None:
         self._pause_in_machine()
