@@ -118,6 +118,7 @@ class Daemon:
         services.target = target
         services.request_quit = self._quit
         services.take_descriptor = _take_descriptor
+        services.make_block = self._make_block
         services.name = line.name.guest if line.name else None
         services.uuid = line.uuid or services.uuid
         self.dispatcher = services.dispatcher = Dispatcher(
@@ -369,6 +370,14 @@ class Daemon:
         if not self._stdio_is_taken() and (line.nographic or not (line.display or line.daemonize)):
             return ["mon:stdio" if line.monitor is None else "stdio"]
         return ["null"]
+
+    def _make_block(self) -> Any:
+        """The graph of block nodes, which is closed before the machine thread ends."""
+        from qemud.block.graph import Graph
+
+        graph = Graph(self.events.emit)
+        self._undo.append(graph.close)
+        return graph
 
     def _find_fd(self, name: str) -> int:
         """A descriptor by its number or by the name that socket activation gave it."""

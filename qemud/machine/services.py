@@ -21,7 +21,8 @@ class Services:
     `vm` is the machine, `tree` the composition tree, `chardevs` the character devices, `dispatcher` runs commands, `monitors` bring
     them, `board` is the built board (None until the machine is initialised), `startup` makes
     the machine phase by phase, `emit` sends an event to all clients, `events` is where it does, `request_quit` ends the process,
-    `take_descriptor` takes the descriptor that the running command's client has named.
+    `take_descriptor` takes the descriptor that the running command's client has named.  `block` is the graph of block nodes, which
+    `make_block` makes when it is first asked for: a process without disks has nothing of it.
     """
 
     vm: VirtualMachine
@@ -29,6 +30,8 @@ class Services:
     chardevs: Any
     dispatcher: Any
     board: Any = None
+    make_block: Callable[[], Any]
+    _block: Any = None
     startup: Any = None
     emit: EmitFunction
     events: Any
@@ -38,3 +41,15 @@ class Services:
     target: str = "riscv64"
     name: str | None = None
     uuid: str = "00000000-0000-0000-0000-000000000000"
+
+    @property
+    def block(self) -> Any:
+        """The graph of block nodes."""
+        if self._block is None:
+            self._block = self.make_block()
+        return self._block
+
+    @property
+    def has_block(self) -> bool:
+        """Whether anything has been asked of `block` yet."""
+        return self._block is not None

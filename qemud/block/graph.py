@@ -1,0 +1,421 @@
+"""The graph of block nodes of this process: names, edges, permissions, and what makes and removes nodes.
+
+    graph = Graph(emit)
+    node = await graph.open(options)            # with all nodes below; held until `release` or an edge
+    edge = graph.attach(user, "root", node, needs=permission.CONSISTENT_READ, shares=permission.ALL)
+    await graph.detach(edge)                    # closes the node when nobody else has it
+
+Edges change in one turn of the event loop: `attach`, `replace` and the like are synchronous, check all permissions first, and raise
+GenericError with everything as it was.  Opening and closing wait.
+
+A node lives while it has parents, is `monitor_owned` (a client's, by blockdev-add) or is held.
+
+Source of rules and texts: QEMU 10.0, block.c and blockdev.c.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import TYPE_CHECKING, Any
+
+from qemud.block import permission
+from qemud.block.drivers import driver_class
+from qemud.block.node import BlockNode, Edge, Flags, Role
+from qemud.qapi.runtime.errors import GenericError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from qemud._generated.types.block_options import BlockdevOptions
+    from qemud.block.backend import BlockBackend
+    from qemud.block.node import User
+    from qemud.qapi.runtime.events import EmitFunction
+
+MAX_NAME = 31
+
+_IDENTIFIER_REST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._")
+
+
+class Graph:
+    """See the module."""
+
+    def __init__(self, emit: EmitFunction) -> None:
+        self.emit = emit
+        self.nodes: dict[str, BlockNode] = {}
+        """All open nodes by name, in the order in which they were made."""
+        self.backends: list[BlockBackend] = []
+        """Everything that uses a node as a disk, in the order in which it came; see `backend_by_name`."""
+        self._reserved: set[str] = set()
+        self._numbers = itertools.count()
+
+    async def close(self) -> None:
+        """The process ends: write everything back, and let go of it."""
+        for backend in list(self.backends):
+            await backend.close()
+        for node in list(self.nodes.values()):
+            if node.monitor_owned:
+                node.monitor_owned = False
+                node.holds += 1
+                await self.release(node)
+
+    # Finding.
+
+    def find_node(self, name: str) -> BlockNode | None:
+        """The node of that name."""
+        return self.nodes.get(name)
+
+    def backend_by_name(self, name: str) -> BlockBackend | None:
+        """The backend that `-drive id=` named."""
+        return next((each for each in self.backends if each.name == name), None) if name else None
+
+    def lookup(self, device: str | None = None, node_name: str | None = None) -> BlockNode:
+        """The node of a drive or of a name.  GenericError."""
+        if device is not None and (backend := self.backend_by_name(device)) is not None:
+            node = backend.node
+            if node is None:
+                raise GenericError(f"Device '{device}' has no medium")
+            return node
+        found = self.nodes.get(node_name) if node_name is not None else None
+        if found is not None:
+            return found
+        raise GenericError(f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'")
+
+    def lookup_any(self, name: str) -> BlockNode:
+        """The node that a client means by a name that may be a drive's or a node's.  GenericError."""
+        return self.lookup(name, name)
+
+    def device_or_node_name(self, node: BlockNode) -> str:
+        """What clients call a node: the drive it is the root of, or its own name."""
+        for edge in node.parents:
+            name: str = getattr(edge.user, "name", "")
+            if name and edge.name == "root":
+                return name
+        return node.node_name
+
+    # Opening.
+
+    async def open(
+        self, options: BlockdevOptions, *, flags: Flags | None = None, name: str | None = None
+    ) -> BlockNode:
+        """Open a node, and all below it that its options define.  GenericError with QEMU's text; nothing is left then.
+
+        `flags` are defaults that the options override.  The node is held: give it an edge or `monitor_owned`, then `release` it.
+        """
+        node_name = self._reserve(name if name is not None else options.node_name)
+        try:
+            flags = apply_options(flags or Flags(), options)
+            node = driver_class(options.driver)(self, options, node_name, flags)
+            node.holds = 1
+            try:
+                await node.open()
+                # Edges of children were made while the node was not finished (its size and mode decide what it needs).
+                self.refresh([node])
+            except BaseException:
+                await node.close()
+                raise
+            self.nodes[node_name] = node
+        finally:
+            self._reserved.discard(node_name)
+        return node
+
+    async def open_reference(
+        self, reference: BlockdevOptions | str, *, flags: Flags | None = None
+    ) -> BlockNode:
+        """An existing node by its name, or a new one; held, as from `open`."""
+        if isinstance(reference, str):
+            node = self.lookup_any(reference)
+            node.holds += 1
+            return node
+        return await self.open(reference, flags=flags)
+
+    async def open_child(
+        self, parent: BlockNode, name: str, reference: BlockdevOptions | str, role: int
+    ) -> BlockNode:
+        """Open or find a node and make it a child; options that it does not set are inherited.  GenericError."""
+        node = await self.open_reference(reference, flags=inherit(parent.flags, role))
+        try:
+            self.add_child(parent, name, node, role)
+        finally:
+            await self.release(node)
+        return node
+
+    def add_child(self, parent: BlockNode, name: str, node: BlockNode, role: int) -> Edge:
+        """Make a node the child of another.  GenericError: a cycle, or permissions that conflict."""
+        _check_cycle(parent, name, node)
+        edge = Edge(parent, name, node, role, 0, permission.ALL)
+        edge.needs, edge.shares = parent.child_permissions(edge, *parent.cumulative)
+        self._connect(edge)
+        parent.children[name] = node
+        parent.edges[name] = edge
+        try:
+            self.refresh([node])
+        except GenericError:
+            self._disconnect(edge)
+            del parent.children[name], parent.edges[name]
+            raise
+        return edge
+
+    def _reserve(self, name: str | None) -> str:
+        if name is None:
+            # As QEMU's: no client can give such a name, and nobody can guess it.
+            name = f"#block{next(self._numbers)}{random.randrange(100):02}"  # noqa: S311 - not a secret
+        elif not (name[:1].isalpha() and name.isascii() and _IDENTIFIER_REST.issuperset(name)):
+            raise GenericError(f"Invalid node-name: '{name}'")
+        if self.backend_by_name(name) is not None:
+            raise GenericError(f"node-name={name} is conflicting with a device id")
+        if name in self.nodes or name in self._reserved:
+            raise GenericError(f"Duplicate nodes with node-name='{name}'")
+        if len(name) > MAX_NAME:
+            raise GenericError("Node name too long")
+        self._reserved.add(name)
+        return name
+
+    # Edges.
+
+    def attach(
+        self, user: User, node: BlockNode, *, needs: int, shares: int, name: str = "root", role: int = 0
+    ) -> Edge:
+        """Use a node.  GenericError: others use it in a way that conflicts."""
+        edge = Edge(user, name, node, role, needs, shares)
+        self._connect(edge)
+        try:
+            self.refresh([node])
+        except GenericError:
+            self._disconnect(edge)
+            raise
+        return edge
+
+    def set_permissions(self, edge: Edge, needs: int, shares: int) -> None:
+        """Need and share something else from now on.  GenericError, and then nothing has changed."""
+        before = edge.needs, edge.shares
+        edge.needs, edge.shares = needs, shares
+        try:
+            self.refresh([edge.node])
+        except GenericError:
+            edge.needs, edge.shares = before
+            raise
+
+    async def detach(self, edge: Edge) -> None:
+        """Use a node no longer; it is closed when nobody uses it any more."""
+        node = edge.node
+        node.holds += 1
+        self.cut(edge)
+        await self.release(node)
+
+    def cut(self, edge: Edge) -> None:
+        """As `detach`, but leave the node open; whoever calls holds it."""
+        self._disconnect(edge)
+        if isinstance(edge.user, BlockNode) and edge.user.edges.get(edge.name) is edge:
+            del edge.user.edges[edge.name], edge.user.children[edge.name]
+        # Giving something back cannot conflict; what the host refuses meanwhile (a lock taken elsewhere) is tried again later.
+        self.refresh([edge.node], loosen=True)
+
+    def move(self, edges: Iterable[Edge], node: BlockNode) -> None:
+        """Let edges end at another node, all of them or, with GenericError, none.  The nodes are drained."""
+        moved = [(edge, edge.node) for edge in edges]
+        for edge, _ in moved:
+            self._repoint(edge, node)
+        try:
+            for edge, _ in moved:
+                _check_cycle(edge.user, edge.name, node)
+            self.refresh([*dict.fromkeys([node, *(old for _, old in moved)])])
+        except GenericError:
+            for edge, old in moved:
+                self._repoint(edge, old)
+            raise
+        if moved and any(old.size != node.size for _, old in moved):
+            for edge, _ in moved:
+                edge.user.child_resized(edge)
+
+    def replace(self, old: BlockNode, new: BlockNode, *, keep: Iterable[Edge] = ()) -> None:
+        """Put a node in the place of another for all its users, but for `keep` and for `new` itself.  GenericError."""
+        kept = set(keep)
+        self.move([edge for edge in old.parents if edge not in kept and edge.user is not new], new)
+
+    async def release(self, node: BlockNode) -> None:
+        """Hold a node no longer; close it when nobody uses it."""
+        node.holds -= 1
+        if node.holds or node.parents or node.monitor_owned:
+            return
+        if self.nodes.get(node.node_name) is node:
+            del self.nodes[node.node_name]
+        await node.close()
+
+    async def remove(self, name: str) -> None:
+        """Remove the node that a client made.  GenericError: there is none, or it is in use."""
+        node = self.nodes.get(name)
+        if node is None:
+            raise GenericError(f"Failed to find node with node-name='{name}'")
+        if any(edge.name == "root" for edge in node.parents):
+            raise GenericError(f"Node {name} is in use")
+        self.check_not_blocked(node)
+        if not node.monitor_owned:
+            raise GenericError(f"Node {name} is not owned by the monitor")
+        if node.parents or node.holds:
+            raise GenericError(f"Block device {name} is in use")
+        node.monitor_owned = False
+        node.holds += 1
+        await self.release(node)
+
+    def _connect(self, edge: Edge) -> None:
+        edge.node.parents.insert(0, edge)
+        edge.settle(edge.node.quiesced)
+
+    def _disconnect(self, edge: Edge) -> None:
+        edge.node.parents.remove(edge)
+        edge.settle(0)
+
+    def _repoint(self, edge: Edge, node: BlockNode) -> None:
+        edge.node.parents.remove(edge)
+        edge.node = node
+        node.parents.insert(0, edge)
+        edge.settle(node.quiesced)
+        if isinstance(edge.user, BlockNode):
+            edge.user.children[edge.name] = node
+
+    # Permissions.
+
+    def refresh(self, nodes: Iterable[BlockNode], *, loosen: bool = False) -> None:
+        """Bring the permissions of these nodes, and of all below them, into line with their users.
+
+        GenericError, and then everything is as before; with `loosen`, no error is raised.
+        """
+        saved: list[tuple[Edge, int, int]] = []
+        prepared: list[tuple[BlockNode, int, int]] = []
+        try:
+            for node in _top_down(nodes):
+                needs, shares = _combined(node)
+                _check_node(node, needs, shares)
+                prepared.append((node, needs, shares))
+                node.prepare_permissions(needs, shares)
+                for edge in node.edges.values():
+                    saved.append((edge, edge.needs, edge.shares))
+                    edge.needs, edge.shares = node.child_permissions(edge, needs, shares)
+        except GenericError:
+            for edge, needs, shares in reversed(saved):
+                edge.needs, edge.shares = needs, shares
+            for node, _, _ in reversed(prepared):
+                node.abort_permissions()
+            if not loosen:
+                raise
+            return
+        for node, needs, shares in prepared:
+            node.cumulative = needs, shares
+            node.commit_permissions(needs, shares)
+
+    # Operations that exclude each other.
+
+    def check_not_blocked(self, node: BlockNode) -> None:
+        """Raise GenericError when somebody works on the node in a way that does not bear another such operation."""
+        for reason in node.blockers.values():
+            raise GenericError(f"Node '{self.device_or_node_name(node)}' is busy: {reason}")
+
+    # Events.
+
+    def write_threshold_exceeded(self, node: BlockNode, amount: int, threshold: int) -> None:
+        """A write went beyond the threshold that a client has set."""
+        from qemud._generated.events import block_core as events
+
+        events.block_write_threshold(
+            self.emit, node_name=node.node_name, amount_exceeded=amount, write_threshold=threshold
+        )
+
+
+def apply_options(flags: Flags, options: Any) -> Flags:
+    """The flags of a node: what its options say, else the defaults.  GenericError when they contradict."""
+    changes: dict[str, bool] = {}
+    if options.read_only is not None:
+        changes["read_only"] = options.read_only
+    if options.auto_read_only is not None:
+        changes["auto_read_only"] = options.auto_read_only
+    if options.force_share is not None:
+        changes["force_share"] = options.force_share
+    if options.discard is not None:
+        changes["unmap"] = options.discard.value == "unmap"
+    if options.cache is not None:
+        changes["direct"] = options.cache.direct
+        changes["no_flush"] = options.cache.no_flush
+    flags = flags._replace(**changes)
+    if flags.force_share and not flags.read_only:
+        raise GenericError("force-share=on can only be used with read-only images")
+    if options.detect_zeroes is not None and options.detect_zeroes.value == "unmap" and not flags.unmap:
+        raise GenericError(
+            "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap"
+        )
+    return flags
+
+
+def inherit(flags: Flags, role: int) -> Flags:
+    """What a child of a node with these flags has by default."""
+    if role & Role.COW:
+        flags = flags._replace(read_only=True, auto_read_only=False)
+    return flags._replace(unmap=True, no_backing=False)
+
+
+def descendants(node: BlockNode) -> Iterator[BlockNode]:
+    """A node and all below it, each once."""
+    seen: dict[int, BlockNode] = {}
+    stack = [node]
+    while stack:
+        each = stack.pop()
+        if id(each) not in seen:
+            seen[id(each)] = each
+            yield each
+            stack.extend(each.children.values())
+
+
+def _check_cycle(parent: User, name: str, node: BlockNode) -> None:
+    """A node must not be below itself."""
+    if isinstance(parent, BlockNode) and any(each is parent for each in descendants(node)):
+        raise GenericError(
+            f"Making '{node.node_name}' a {name} child of '{parent.node_name}' would create a cycle"
+        )
+
+
+def _top_down(nodes: Iterable[BlockNode]) -> list[BlockNode]:
+    """These nodes and all below them, parents before children."""
+    order: list[BlockNode] = []
+    seen: set[int] = set()
+
+    def visit(node: BlockNode) -> None:
+        if id(node) not in seen:
+            seen.add(id(node))
+            for child in node.children.values():
+                visit(child)
+            order.append(node)
+
+    for node in nodes:
+        visit(node)
+    order.reverse()
+    return order
+
+
+def _combined(node: BlockNode) -> tuple[int, int]:
+    """What all users of a node together need, and what all share.  GenericError when two of them conflict."""
+    needs, shares = 0, permission.ALL
+    for edge in node.parents:
+        needs |= edge.needs
+        shares &= edge.shares
+    if needs & ~shares:
+        for one in node.parents:
+            for other in node.parents:
+                if one is not other and other.needs & ~one.shares:
+                    name = node.node_name
+                    raise GenericError(
+                        f"Permission conflict on node '{name}': permissions '{permission.names(other.needs & ~one.shares)}' "
+                        f"are both required by {other.user.description()} (uses node '{name}' as '{other.name}' child) and "
+                        f"unshared by {one.user.description()} (uses node '{name}' as '{one.name}' child)."
+                    )
+    return needs, shares
+
+
+def _check_node(node: BlockNode, needs: int, shares: int) -> None:
+    del shares
+    if needs & (permission.WRITE | permission.WRITE_UNCHANGED) and node.flags.read_only:
+        raise GenericError("Block node is read-only")
+    if needs & permission.WRITE and not needs & permission.RESIZE and node.size % node.request_alignment:
+        raise GenericError(
+            "Cannot get 'write' permission without 'resize': "
+            "Image size is not a multiple of request alignment"
+        )
