@@ -1,6 +1,6 @@
 """The set of chardevs, by ID.
 
-    chardevs = Chardevs(report=log_line, end=services.request_quit)
+    chardevs = Chardevs(report=log_line, end=end_the_process)
     chardev = await chardevs.add("c", backend)                    # QMP's types
     chardev = await chardevs.open_options("pty,id=c")             # -chardev
     chardev = await chardevs.open_compact("serial0", "mon:stdio", mux_monitor=True)      # -serial, -qmp

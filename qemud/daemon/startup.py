@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+PATIENCE = 5.0
+"""Seconds from a client's `quit` or a signal to the end, if the machine does not stop before."""
+
 log = Logger("daemon")
 
 
@@ -116,7 +119,7 @@ class Daemon:
         services.emit = self.events.emit
         services.events = self.events
         services.target = target
-        services.request_quit = self._quit
+        services.quit = self._quit_and_tell
         services.take_descriptor = _take_descriptor
         services.make_block = self._make_block
         services.name = line.name.guest if line.name else None
@@ -153,9 +156,9 @@ class Daemon:
 
     async def open(self) -> Opened:
         """Make what can be seen from outside: character devices and the monitors on them."""
+        from qemud.daemon.accelerator import choose_accelerator
         from qemud.daemon.machine import machine_options
 
-        from qemud.daemon.accelerator import choose_accelerator
         line = self.line
         if line.add_fd:
             from qemud.machine.descriptors import inherit
@@ -168,9 +171,9 @@ class Daemon:
         signals.watch(self.loop, self._on_signal)
         self._undo += [self.chardevs.close_all, self.monitors.close_all]
         options = machine_options(line)
+        accel = choose_accelerator(line, options.accel)
         self.board = options.type.value
         for text in line.object or ():
-        accel = choose_accelerator(line, options.accel)
             await self._add_object(text)
         for text in line.chardev or ():
             with at("chardev", text):
@@ -395,6 +398,14 @@ class Daemon:
     def _quit(self) -> None:
         self._shut_down("host-qmp-quit")
 
+    async def _quit_and_tell(self) -> None:
+        """End the process; everybody has been told when this returns."""
+        from qemud._generated.types.run_state import ShutdownCause
+
+        if self._can_shut_down():
+            assert self.vm is not None
+            await self.vm.shutdown(ShutdownCause.HOST_QMP_QUIT)
+
     def _on_signal(self, number: int, pid: int) -> None:
         # timeout(1) and terminals signal the process and its group: one message is enough.
         if not self._signalled:
@@ -403,13 +414,20 @@ class Daemon:
         self._shut_down("host-signal")
 
     def _shut_down(self, cause: str) -> None:
-        if self.vm is None or not self._built or self.services.startup.busy:
-            # The machine could not be asked, nor a client be told.
-            self._end(0)
-            return
         from qemud._generated.types.run_state import ShutdownCause
 
-        self.vm.request_shutdown(ShutdownCause(cause))
+        if self._can_shut_down():
+            assert self.vm is not None
+            self.vm.request_shutdown(ShutdownCause(cause))
+
+    def _can_shut_down(self) -> bool:
+        """Whether the machine can be asked, and clients be told; when not, the end is near already."""
+        if self.vm is None or not self._built or self.services.startup.busy:
+            self._end(0)
+            return False
+        # A machine thread that hangs would never say that it has stopped.
+        self.loop.call_later(PATIENCE, self._end, 0)
+        return True
 
     # The service manager.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from qemud.machine.vm import VirtualMachine
     from qemud.qapi.runtime.events import EmitFunction
@@ -20,7 +20,7 @@ class Services:
 
     `vm` is the machine, `tree` the composition tree, `chardevs` the character devices, `dispatcher` runs commands, `monitors` bring
     them, `board` is the built board (None until the machine is initialised), `startup` makes
-    the machine phase by phase, `emit` sends an event to all clients, `events` is where it does, `request_quit` ends the process,
+    the machine phase by phase, `emit` sends an event to all clients, `events` is where it does, `quit` ends the process,
     `take_descriptor` takes the descriptor that the running command's client has named.  `block` is the graph of block nodes, which
     `make_block` makes when it is first asked for: a process without disks has nothing of it.
     """
@@ -35,7 +35,7 @@ class Services:
     startup: Any = None
     emit: EmitFunction
     events: Any
-    request_quit: Callable[[], None]
+    quit: Callable[[], Coroutine[Any, Any, None]]
     monitors: Any
     take_descriptor: Callable[[str], int]
     target: str = "riscv64"

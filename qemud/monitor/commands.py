@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 from msgspec import Raw
@@ -23,7 +23,7 @@ from qemud.monitor.version import PACKAGE, QEMU_VERSION
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from qemud._generated.types.control import QMPCapability
     from qemud.monitor.dispatch import Dispatcher
@@ -35,7 +35,7 @@ class ControlServices(Protocol):
 
     dispatcher: Dispatcher
     events: Events
-    request_quit: Callable[[], None]
+    quit: Callable[[], Coroutine[Any, Any, None]]
 
 
 class IntrospectServices(Protocol):
@@ -80,7 +80,7 @@ class ControlHandlers(ControlCommands):
 
     async def quit(self) -> None:
         """`quit`."""
-        self._services.request_quit()
+        await self._services.quit()
 
 
 class IntrospectHandlers(IntrospectCommands):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import pty
@@ -11,12 +13,15 @@ import signal
 import socket
 import subprocess
 import termios
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qemud.daemon import startup
 from tests.programs import LIMIT, QEMUD, QmpClient, QmpError
+from tests.system.embed import embedded
 
 if TYPE_CHECKING:
     from tests.conftest import Starter
@@ -141,11 +146,41 @@ def test_a_signal_ends_it_even_where_a_shutdown_would_pause(daemon: Starter):
     assert program.terminate() == 0
 
 
-def test_quit_says_so_and_ends(daemon: Starter):
-    program = daemon(*NONE)
-    program.qmp.command("quit")
-    assert program.qmp.event("SHUTDOWN")["data"] == {"guest": False, "reason": "host-qmp-quit"}
+@pytest.mark.parametrize("emulator", ["daemon", pytest.param("reference", marks=pytest.mark.differential)])
+@pytest.mark.parametrize("machine", ["none", "virt"])
+def test_quit_tells_then_answers_and_ends(request: pytest.FixtureRequest, emulator: str, machine: str):
+    """What comes behind it is not done."""
+    start: Starter = request.getfixturevalue(emulator)
+    program = start("-machine", machine, "-bios", "none", "-display", "none", "-nodefaults")
+    program.qmp.send(b'{"execute":"stop","id":1}{"execute":"quit","id":2}{"execute":"cont","id":3}')
+    told = []
+    with contextlib.suppress(EOFError):
+        while True:
+            told.append(program.qmp.message())
+    assert [message.get("event", message.get("id")) for message in told] == ["STOP", 1, "SHUTDOWN", 2]
+    assert told[2]["data"] == {"guest": False, "reason": "host-qmp-quit"}
+    assert told[3]["return"] == {}
     assert program.wait() == 0
+
+
+def test_a_machine_thread_that_hangs_does_not_keep_the_process(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(startup, "PATIENCE", 0.01)
+    release = threading.Event()
+    with embedded(*NONE) as machine:
+        daemon = machine.daemon
+        machine.vm.mailboxes.post(release.wait, LIMIT)
+
+        async def end() -> int:
+            quitting = asyncio.ensure_future(daemon.dispatcher.execute("quit", {}))
+            status: int = await daemon.ended
+            assert not quitting.done()
+            quitting.cancel()
+            return status
+
+        try:
+            assert machine.run(end()) == 0
+        finally:
+            release.set()
 
 
 def test_the_pid_file_is_written_locked_and_removed(daemon: Starter, tmp_path: Path):

@@ -53,7 +53,7 @@ class Services:
         self.quits = 0
         self.dispatcher = Dispatcher(COMMANDS | SLOW, HANDLERS, self, defined=TARGETS["riscv64"])
 
-    def request_quit(self) -> None:
+    async def quit(self) -> None:
         self.quits += 1
 
 

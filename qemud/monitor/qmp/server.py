@@ -74,10 +74,11 @@ current_session: ContextVar[Session] = ContextVar("current_session")
 class Turn:
     """Whose in-band command runs: at most one of all monitors' waits for something at a time."""
 
-    __slots__ = ("_waiting", "taken")
+    __slots__ = ("_closed", "_waiting", "taken")
 
     def __init__(self) -> None:
         self.taken = False
+        self._closed = False
         self._waiting: dict[Callable[[], None], None] = {}  # an ordered set
 
     def call_when_free(self, callback: Callable[[], None]) -> None:
@@ -86,12 +87,18 @@ class Turn:
 
     def release(self, own: Callable[[], None]) -> None:
         """The running command has ended; `own`, the callback of who ran it, comes last."""
+        if self._closed:
+            return
         self.taken = False
         waiting, self._waiting = self._waiting, {}
         waiting.pop(own, None)
         loop = asyncio.get_running_loop()
         for callback in (*waiting, own):
             loop.call_soon(callback)
+
+    def close(self) -> None:
+        """No other in-band command runs: the process ends, and what a client sent behind its `quit` is not done."""
+        self._closed = self.taken = True
 
 
 class Monitor:
