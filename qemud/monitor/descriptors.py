@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from qemud._generated.commands.descriptors import DescriptorsCommands
 from qemud._generated.types.descriptors import AddfdInfo, FdsetFdInfo, FdsetInfo
 from qemud.machine.descriptors import fdsets
-from qemud.monitor.qmp.server import current_session
+from qemud.monitor.passed import current
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Services(Protocol):
 
 def take_named(name: str) -> int:
     """The descriptor that the running command's client has named so; the caller's from now on.  GenericError: there is none."""
-    fd = current_session.get().named.pop(name, None)
+    fd = current.get().named.pop(name, None)
     if fd is None:
         raise GenericError(f"File descriptor named '{name}' has not been found")
     return fd
@@ -39,7 +39,7 @@ def take_named(name: str) -> int:
 
 def _take_passed() -> int:
     """The oldest descriptor that came and nobody took; the caller's from now on."""
-    fd = current_session.get().take_descriptor()
+    fd = current.get().take()
     if fd is None:
         raise GenericError("No file descriptor supplied via SCM_RIGHTS")
     return fd
@@ -57,7 +57,7 @@ class DescriptorsHandlers(DescriptorsCommands):
         if fdname[:1].isascii() and fdname[:1].isdigit():
             os.close(fd)
             raise GenericError("Parameter 'fdname' expects a name not starting with a digit")
-        named = current_session.get().named
+        named = current.get().named
         before = named.get(fdname)
         named[fdname] = fd
         if before is not None:
@@ -65,7 +65,7 @@ class DescriptorsHandlers(DescriptorsCommands):
 
     async def closefd(self, *, fdname: str) -> None:
         """`closefd`."""
-        fd = current_session.get().named.pop(fdname, None)
+        fd = current.get().named.pop(fdname, None)
         if fd is None:
             raise GenericError(f"File descriptor named '{fdname}' not found")
         os.close(fd)

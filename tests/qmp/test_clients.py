@@ -104,7 +104,7 @@ def test_descriptors_arrive_with_their_command() -> None:
             finally:
                 os.close(sent)
             await read_lines(theirs, 2)
-            received = made.session.take_descriptor()
+            received = made.session.passed.take()
             assert received is not None
             with os.fdopen(received, "rb") as file:
                 assert file.read(3) == b"\0\0\0"

@@ -62,10 +62,10 @@ def test_no_descriptor_is_lost(script: list[Any]) -> None:
                 port.fds = [os.dup(file) for _ in range(passed)]
                 port.receive(json.dumps({"execute": name, "arguments": arguments}).encode())
             session = monitor.session
-            kept = len(session.named) + len(session._descriptors) + members()
+            kept = len(session.passed.named) + len(session.passed.waiting) + members()
             assert open_on(file) == 1 + kept
             if not connected:
-                assert not session._descriptors
+                assert not session.passed.waiting
         monitor.close()
         assert open_on(file) == 1 + members()
         for number in fdsets.members():
@@ -98,7 +98,7 @@ def test_queued_commands_get_the_descriptors_that_came_with_them() -> None:
             port.receive(json.dumps({"execute": "getfd", "arguments": {"fdname": name}}).encode())
         turn.release(lambda: None)
         await settle()
-        assert monitor.session.named == sent
+        assert monitor.session.passed.named == sent
         monitor.close()
 
     asyncio.run(talk())

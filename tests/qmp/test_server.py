@@ -309,12 +309,12 @@ def test_descriptors_are_kept_until_a_command_takes_them() -> None:
         port.receive(command("query-name"))
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(first)
-        assert made.session.take_descriptor() == second
+        assert made.session.passed.take() == second
         os.close(second)
         port.hang_up()
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(third)
-        assert made.session.take_descriptor() is None
+        assert made.session.passed.take() is None
 
     run(test)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.programs import QmpClient, QmpError, Stream
+from tests.programs import Console, QmpClient, QmpError, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -300,3 +300,44 @@ def test_what_the_command_line_refuses(daemon: Starter, reference: Starter, text
             assert program.wait() == 1
             complaints.append(program.stderr.replace(program.command[0], "PROGRAM"))
     assert complaints[0] == complaints[1]
+
+
+def passing_line(client: Console, fds: list[int], line: str) -> str:
+    """Run a line of the human monitor that descriptors come with; what it prints."""
+    socket.send_fds(client.socket, [f"{line}\n".encode()], fds)
+    text = client.expect("(qemu) ")
+    return text.split("\r\n", 1)[1].removesuffix("(qemu) ").replace("\r\n", "\n")
+
+
+def test_the_human_monitor_takes_descriptors_too(daemon: Starter, tmp_path: Path) -> None:
+    place = tmp_path / "human"
+    program = daemon(*NONE[:-2], "-monitor", f"unix:{place},server=on,wait=off")
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(place))
+    people = Console(connection)
+    people.expect("(qemu) ")
+    with opened(tmp_path / "file", os.O_RDWR | os.O_CREAT) as fd:
+        assert passing_line(people, [fd], "getfd f") == ""
+        assert passing_line(people, [fd], "info status").startswith("VM status")
+    # A command that takes none leaves it to the next.
+    assert passing_line(people, [], "getfd g") == ""
+    assert passing_line(people, [], "closefd g") == ""
+    assert passing_line(people, [], "getfd g") == "Error: No file descriptor supplied via SCM_RIGHTS\n"
+    assert str(tmp_path / "file") in open_descriptors(program)
+    # Names are a monitor's own.
+    with pytest.raises(QmpError, match="File descriptor named 'f' not found"):
+        program.qmp.command("closefd", fdname="f")
+    assert passing_line(people, [], "closefd f") == ""
+    assert passing_line(people, [], "closefd f") == "Error: File descriptor named 'f' not found\n"
+    here, there = socket.socketpair()
+    with there:
+        assert passing_line(people, [there.fileno()], "getfd s") == ""
+    assert passing_line(people, [], "chardev-add socket,id=c,fd=s") == ""
+    program.qmp.command("monitor-add", id="m", chardev="c")
+    QmpClient(here).close()
+    with opened(tmp_path / "file", os.O_RDWR | os.O_CREAT) as fd:
+        assert passing(program.qmp, [fd], "human-monitor-command", command_line="getfd h") == ""
+    program.qmp.command("closefd", fdname="h")
+    people.close()
+    program.qmp.command("query-name")
+    assert str(tmp_path / "file") not in open_descriptors(program)

@@ -15,11 +15,13 @@ Source: QEMU 10.0, monitor/hmp.c and monitor/monitor.c, for the greeting and the
 from __future__ import annotations
 
 import asyncio
+from contextvars import copy_context
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from qemud.chardev.stream import ChardevEvent
 from qemud.monitor.hmp.editor import CompletionWanted, Entered, LineEditor
+from qemud.monitor.passed import PassedDescriptors, current
 from qemud.monitor.version import QEMU_VERSION
 
 if TYPE_CHECKING:
@@ -52,6 +54,9 @@ class HumanMonitor:
         self._has_focus = True
         self._held_back: list[str] = []
         self._task: asyncio.Task[None] | None = None
+        self._passed = PassedDescriptors(expected=lambda: bool(self._keys) or self._asked is not None)
+        self._context = copy_context()
+        self._context.run(current.set, self._passed)
         port.start(self._receive, self._on_event)
 
     @cached_property
@@ -65,11 +70,15 @@ class HumanMonitor:
         """Leave the character device; a command that runs is cancelled."""
         if self._task is not None:
             self._task.cancel()
+        self._passed.drop()
         self._port.detach()
 
     # -- what the character device calls ---------------------------------------------------------------------------------
 
     def _receive(self, data: bytes) -> None:
+        descriptors = self._port.take_fds()
+        if descriptors:
+            self._passed.keep(descriptors)
         self._keys += data
         self._work()
 
@@ -85,6 +94,7 @@ class HumanMonitor:
                 self._client += 1
                 self._keys.clear()
                 self._held_back.clear()
+                self._passed.close_waiting()
                 if self._running_for is None:
                     self._asked = None
             case ChardevEvent.MUX_OUT:
@@ -147,7 +157,7 @@ class HumanMonitor:
         self._turn.taken = True
         self._running_for = self._client
         task = asyncio.get_running_loop().create_task(
-            self._do(self._asked, self._client), name="human monitor"
+            self._do(self._asked, self._client), name="human monitor", context=self._context
         )
         self._task = task
         task.add_done_callback(self._done)

@@ -26,6 +26,7 @@ from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, Final
 
 from qemud.chardev.stream import LOW_WATER, ChardevEvent
+from qemud.monitor import passed
 from qemud.monitor.qmp.session import Mode, Session
 from qemud.qapi.runtime.errors import GenericError, QmpError
 
@@ -125,6 +126,7 @@ class Monitor:
         self.session = Session(version, pretty=pretty, offers_oob=offers_oob, offers_replay=offers_replay)
         self._context = copy_context()
         self._context.run(current_session.set, self.session)
+        self._context.run(passed.current.set, self.session.passed)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[bytes | None]] = set()
         self._pumping = False
@@ -140,7 +142,7 @@ class Monitor:
         if self.session.mode is not Mode.CLOSED:
             self._flush()
             self.session.closed()
-        self.session.drop_descriptors()
+        self.session.passed.drop()
         self._port.detach()
 
     def close_when_answered(self) -> None:
@@ -171,7 +173,7 @@ class Monitor:
     def _receive(self, data: bytes) -> None:
         descriptors = self._port.take_fds()
         if descriptors:
-            self.session.keep_descriptors(descriptors)
+            self.session.passed.keep(descriptors)
         self.session.receive(data)
         self._pump()
 

@@ -37,11 +37,11 @@ Source: QEMU 10.0, docs/interop/qmp-spec.rst; monitor/qmp.c (behaviour).
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from qemud.monitor.passed import PassedDescriptors
 from qemud.monitor.qmp import envelope
 from qemud.monitor.qmp.envelope import Request
 from qemud.monitor.qmp.values import LATER, NEED_DATA, JsonError, JsonValue
@@ -94,9 +94,8 @@ class Session:
         """Bytes of output that wait to be taken."""
         self.busy = False
         """Whether `next_request` gave None only because it had worked long enough: ask again in the next turn."""
-        self._descriptors: list[int] = []
-        self.named: dict[str, int] = {}
-        """Descriptors that a client has sent and given names; they outlive its connection."""
+        self.passed = PassedDescriptors(expected=lambda: bool(self._queue))
+        """Descriptors that clients have sent."""
 
     # --- the connection
 
@@ -118,7 +117,7 @@ class Session:
         self._output = []
         self._held_events.clear()
         self.backlog = 0
-        self.keep_descriptors([])
+        self.passed.close_waiting()
 
     def negotiate(self, enable: Iterable[str]) -> None:
         """Do what `qmp_capabilities` asks; raise QmpError when it is too late or a capability was not offered."""
@@ -263,25 +262,3 @@ class Session:
             self._output = []
             self.backlog = 0
         return output
-
-    # --- descriptors
-
-    def keep_descriptors(self, descriptors: list[int]) -> None:
-        """Keep what came with the last bytes, until a command takes it; what came before and is still here is closed.
-
-        Unless commands are queued: the descriptors may be theirs.
-        """
-        kept = self._descriptors if self._queue else []
-        for descriptor in self._descriptors[len(kept) :]:
-            os.close(descriptor)
-        self._descriptors = kept + descriptors
-
-    def take_descriptor(self) -> int | None:
-        """The oldest descriptor that the client has sent and no command has taken; the caller owns it then."""
-        return self._descriptors.pop(0) if self._descriptors else None
-
-    def drop_descriptors(self) -> None:
-        """Close all descriptors, named ones too: the monitor goes."""
-        self.keep_descriptors([])
-        while self.named:
-            os.close(self.named.popitem()[1])
