@@ -32,7 +32,15 @@ TYPES: tuple[TypeEntry, ...] = (
     TypeEntry(
         "virtio-mmio", "sys-bus-device", "qemud.hw.virtio.mmio:VirtioMmio", options="VirtioMmioOptions"
     ),
-    TypeEntry("virtio-mmio-bus", "bus", "qemud.hw.virtio.mmio:VirtioMmioBus"),
+    TypeEntry("virtio-bus", "bus", "qemud.hw.virtio.device:VirtioBus", abstract=True),
+    TypeEntry("virtio-mmio-bus", "virtio-bus", "qemud.hw.virtio.mmio:VirtioMmioBus"),
+    TypeEntry(
+        "virtio-device",
+        "device",
+        "qemud.hw.virtio.device:VirtioDevice",
+        abstract=True,
+        options="VirtioDeviceOptions",
+    ),
     TypeEntry("cpu", "device", "qemud.hw.riscv.hart:Cpu", abstract=True),
     TypeEntry("riscv-cpu", "cpu", "qemud.hw.riscv.hart:RiscvCpu", abstract=True),
     TypeEntry("rv64-riscv-cpu", "riscv-cpu", "qemud.hw.riscv.hart:Rv64Cpu"),
@@ -53,7 +61,6 @@ TYPES: tuple[TypeEntry, ...] = (
         "virt-machine",
         "machine",
         "qemud.hw.riscv.virt:VirtMachine",
-        abstract=True,
         options="VirtMachineOptions",
         links=(("memory-backend", "memory-backend"),),
     ),

@@ -1,0 +1,337 @@
+"""Virtio devices: what all of them have in common, and what a transport must offer.
+
+    class VirtioRng(VirtioDevice, type_name="virtio-rng-device", options=VirtioRngOptions, state=VirtioDeviceState):
+        device_id = 4
+
+        def realize(self) -> None:
+            self.queue_sizes = (8,)
+            super().realize()                      # last: it tells the transport
+
+        def handle_queue(self, index: int) -> None:
+            while (element := self.queues[index].pop()) is not None: ...
+
+A device sits on a bus of type `virtio-bus`, which a transport owns: a slot of registers (`mmio.py`) or a PCI function.  The driver
+reaches the device through the transport, which calls the methods below "For the transport"; the device reaches the driver
+by `queues[n].notify()` and `config_changed()`.
+
+**Hostile drivers.**  `QueueError` and `MemoryFault`, raised anywhere below `serve` or `attempt`, put the device into the state "needs
+reset": it does nothing more until the driver resets it.
+
+**Requests under way.**  What the outside reads or writes meanwhile is lent by `self.dma`.  After a reset or unplug `lease.stale` tells a
+completion to release the lease and do no more.  A driver that resets the device waits, by its processor being held, until all leases
+are back: after the store to the status register nothing is written into the guest's memory any more.
+
+Source: Virtual I/O Device (VIRTIO) Version 1.2, sections 2 and 3; texts and order: QEMU 10.0, hw/virtio/virtio.c.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from qemud._generated.types.virtio import VirtioDeviceOptions, VirtioDeviceState
+from qemud.hw.virtio.queue import (
+    FEATURE_ACCESS_PLATFORM,
+    FEATURE_ANY_LAYOUT,
+    FEATURE_EVENT_IDX,
+    FEATURE_INDIRECT_DESC,
+    FEATURE_NOTIFY_ON_EMPTY,
+    FEATURE_RING_PACKED,
+    FEATURE_RING_RESET,
+    FEATURE_VERSION_1,
+    QueueError,
+    VirtQueue,
+    check_state,
+)
+from qemud.logs import guest_error
+from qemud.machine.memory import MemoryFault
+from qemud.qapi.runtime.errors import GenericError
+from qemud.qom.device import Bus, Device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from qemud.machine.dma import LeaseOwner
+
+STATUS_ACKNOWLEDGE = 1
+STATUS_DRIVER = 2
+STATUS_DRIVER_OK = 4
+STATUS_FEATURES_OK = 8
+STATUS_NEEDS_RESET = 64
+STATUS_FAILED = 128
+
+LEGACY_FEATURES = FEATURE_NOTIFY_ON_EMPTY | FEATURE_ANY_LAYOUT
+"""What only drivers of the legacy interface are offered."""
+
+_OPTIONS = (
+    ("indirect_desc", FEATURE_INDIRECT_DESC),
+    ("event_idx", FEATURE_EVENT_IDX),
+    ("notify_on_empty", FEATURE_NOTIFY_ON_EMPTY),
+    ("any_layout", FEATURE_ANY_LAYOUT),
+    ("iommu_platform", FEATURE_ACCESS_PLATFORM),
+    ("packed", FEATURE_RING_PACKED),
+    ("queue_reset", FEATURE_RING_RESET),
+)
+
+
+class VirtioTransport(Protocol):
+    """What a device needs of its transport."""
+
+    @property
+    def modern(self) -> bool:
+        """Whether a driver of version 1 of the standard can use it."""
+
+    def plugged(self, device: VirtioDevice) -> None:
+        """A device is there, and realized."""
+
+    def unplugged(self) -> None:
+        """It is there no longer."""
+
+    def queue_interrupt(self, index: int) -> None:
+        """Tell the driver that buffers of a queue were used."""
+
+    def config_interrupt(self) -> None:
+        """Tell the driver that the configuration has changed."""
+
+
+class VirtioBus(Bus, type_name="virtio-bus", abstract=True):
+    """Where a transport's device plugs in; there is room for one."""
+
+    capacity = 1
+
+    def __init__(self, bus_name: str, transport: VirtioTransport) -> None:
+        super().__init__(bus_name)
+        self.transport = transport
+
+
+class VirtioDevice(
+    Device,
+    type_name="virtio-device",
+    abstract=True,
+    options=VirtioDeviceOptions,
+    state=VirtioDeviceState,
+    bus_type="virtio-bus",
+):
+    """See the module.
+
+    A device sets `device_id`, and `queue_sizes`, the number of buffers of each queue, before it calls `realize` of this class.
+    `host_features` is what the driver is offered, `state.features` what it has taken.
+    """
+
+    device_id: ClassVar[int] = 0
+    options: VirtioDeviceOptions
+    state: VirtioDeviceState
+    queue_sizes: tuple[int, ...] = ()
+    dma: LeaseOwner
+    transport: VirtioTransport
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.queues: list[VirtQueue] = []
+        self.host_features = 0
+
+    # -- for the device's author ------------------------------------------------------------------------------------
+
+    def features(self) -> int:
+        """What this kind of device offers."""
+        return 0
+
+    def config(self) -> bytes:
+        """The configuration space as it is now, little-endian."""
+        return b""
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """The driver writes into the configuration space; the range lies inside."""
+
+    def set_features(self, features: int) -> None:
+        """The driver has taken these features."""
+
+    def set_status(self, status: int) -> None:
+        """The driver has written the status register; `state.status` is the new one already."""
+
+    def handle_queue(self, index: int) -> None:
+        """The driver says that there is something in the queue.  May raise QueueError and MemoryFault."""
+
+    def reset_device(self) -> None:
+        """The device begins anew: forget what is under way, which is stale from now on."""
+
+    def reset_queue(self, index: int) -> None:
+        """The same for one queue."""
+
+    def config_changed(self) -> None:
+        """Tell the driver that the configuration has changed, if it is there to hear of it."""
+        if self.state.status & STATUS_DRIVER_OK:
+            self.state.generation = (self.state.generation + 1) & 0xFFFF_FFFF
+            self.transport.config_interrupt()
+
+    def fail(self, reason: str) -> None:
+        """The driver has done what it must not: do nothing more until it resets the device."""
+        state = self.state
+        if state.broken:
+            return
+        guest_error("virtio", reason, device=self.path)
+        state.broken = True
+        for queue in self.queues:
+            queue.unmap()
+        if state.features & FEATURE_VERSION_1:
+            state.status |= STATUS_NEEDS_RESET
+            self.config_changed()
+
+    def serve(self, index: int) -> None:
+        """Look into a queue, as after a notification."""
+        self.attempt(self.handle_queue, index)
+
+    def attempt(self, step: Callable[..., object], *arguments: Any) -> None:
+        """Do a part of the device's work that may find the driver at fault."""
+        if self.state.broken:
+            return
+        try:
+            step(*arguments)
+        except (QueueError, MemoryFault) as error:
+            self.fail(str(error))
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    def realize(self) -> None:
+        """Make the queues and tell the transport."""
+        assert isinstance(self.bus, VirtioBus)
+        self.transport = transport = self.bus.transport
+        dma = self.machine.dma
+        self.dma = dma.owner(self.path or self.type_name)
+        self.queues = [
+            VirtQueue(index, size, self.dma, transport.queue_interrupt)
+            for index, size in enumerate(self.queue_sizes)
+        ]
+        self.host_features = self._offer(modern=transport.modern)
+        dma.on_ram_removed.append(self._remap)
+        transport.plugged(self)
+
+    def unrealize(self) -> None:
+        """Leave the transport; what is under way is stale."""
+        self.transport.unplugged()
+        self.machine.dma.on_ram_removed.remove(self._remap)
+        for queue in self.queues:
+            queue.unmap()
+        self.dma.close()
+
+    async def settled(self) -> None:
+        """From the loop: wait until the outside has let go of the guest's memory."""
+        await self.dma.returned()
+
+    def reset_enter(self) -> None:
+        """The state after power-on."""
+        self.reset()
+
+    def _offer(self, *, modern: bool) -> int:
+        features = self.features()
+        for name, bit in _OPTIONS:
+            if getattr(self.options, name):
+                features |= bit
+        return features | FEATURE_VERSION_1 if modern else features & 0xFFFF_FFFF
+
+    def _remap(self) -> None:
+        """RAM has gone away; perhaps it was where the rings were."""
+        for queue in self.queues:
+            self.attempt(queue.remap)
+
+    # -- for the transport ------------------------------------------------------------------------------------------
+
+    def offered(self, *, legacy: bool) -> int:
+        """The features to show to a driver of this interface."""
+        return self.host_features & 0xFFFF_FFFF if legacy else self.host_features & ~LEGACY_FEATURES
+
+    def driver_features(self, features: int) -> bool:
+        """The driver takes features; False if it has taken what is not offered, or left what it must take."""
+        taken = features & self.host_features
+        self.state.features = taken
+        for queue in self.queues:
+            queue.features = taken
+        self.set_features(taken)
+        return taken == features and not self.host_features & ~taken & FEATURE_ACCESS_PLATFORM
+
+    def driver_status(self, status: int) -> None:
+        """The driver writes its status; 0 is for `reset`."""
+        state = self.state
+        state.status = status & 0xFF | (STATUS_NEEDS_RESET if state.status & STATUS_NEEDS_RESET else 0)
+        self.set_status(state.status)
+
+    def driver_notify(self, index: int) -> None:
+        """The driver says that there is something in a queue."""
+        if index < len(self.queues) and self.queues[index].ready:
+            self.serve(index)
+
+    def enable_queue(self, index: int) -> None:
+        """The driver has said where a queue is."""
+        self.attempt(self.queues[index].enable)
+
+    def disable_queue(self, index: int) -> None:
+        """The driver wants a queue back.  It waits until nobody writes into its buffers."""
+        self.reset_queue(index)
+        self.queues[index].disable()
+        self._wait_for_leases()
+
+    def clear_queue(self, index: int) -> None:
+        """The driver resets one queue, which is then as after a reset of the device."""
+        self.disable_queue(index)
+        self.queues[index].reset()
+
+    def reset(self) -> None:
+        """The driver, or the machine, resets the device.  The driver waits until nobody writes into its buffers."""
+        self.dma.retire()
+        self.reset_device()
+        state = self.state
+        state.status = 0
+        state.features = 0
+        state.broken = False
+        for queue in self.queues:
+            queue.features = 0
+            queue.reset()
+        self._wait_for_leases()
+
+    def read_config(self, offset: int, size: int) -> int:
+        """A load from the configuration space; all ones outside of it."""
+        content = self.config()
+        if offset + size > len(content):
+            return (1 << 8 * size) - 1
+        return int.from_bytes(content[offset : offset + size], "little")
+
+    def store_config(self, offset: int, value: int, size: int) -> None:
+        """A store to the configuration space; outside of it nothing happens."""
+        if offset + size <= len(self.config()):
+            self.attempt(self.write_config, offset, value.to_bytes(size, "little"))
+
+    def _wait_for_leases(self) -> None:
+        if self.dma.count:
+            executor = self.machine.executor
+            executor.hold()
+            self.dma.when_returned(executor.let_go)
+
+    # -- state ------------------------------------------------------------------------------------------------------
+
+    def before_save(self) -> None:
+        """Note where the queues are."""
+        self.state.queues = [queue.save() for queue in self.queues]
+
+    def check_state(self, state: VirtioDeviceState) -> None:
+        """Refuse what no device like this can be in."""
+        if len(state.queues) != len(self.queues):
+            raise GenericError(f"it has {len(state.queues)} queues, here there are {len(self.queues)}")
+        if unknown := state.features & ~self.host_features:
+            raise GenericError(f"the driver uses features {unknown:#x}, which are not offered here")
+        for queue in state.queues:
+            if problem := check_state(queue):
+                raise GenericError(problem)
+
+    def after_load(self) -> None:
+        """Map the queues where they are now."""
+        self.dma.retire()
+        for queue, saved in zip(self.queues, self.state.queues, strict=True):
+            try:
+                queue.load(saved, self.state.features)
+            except QueueError as error:
+                self.fail(str(error))
+        if self.state.broken:
+            for queue in self.queues:
+                queue.unmap()
+        else:
+            self.set_features(self.state.features)
