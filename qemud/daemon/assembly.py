@@ -87,6 +87,9 @@ class Assembly:
         except Exception:
             # Not when the process is told to end meanwhile: the machine thread may never answer then.
             await services.vm.mailboxes.call(self._scrap)
+            if machine.default_memory is not None:
+                machine.default_memory.unparent()
+                machine.default_memory.close()
             services.tree.root.abandon("machine")
             self._machine = create_machine(services, self.options, machine.options)
             raise

@@ -61,7 +61,7 @@ class ConfigHandlers(ConfigCommands):
                     },
                 )
                 for each in tree.objects.children.values()
-                if isinstance(each, UserCreatable)
+                if isinstance(each, UserCreatable) and each is not tree.machine.default_memory
             ]
             or None,
             chardevs=[ConfigurationChardev(id=each.label, backend=each.backend) for each in services.chardevs]

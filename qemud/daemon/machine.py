@@ -183,6 +183,7 @@ async def build_machine(
     if board.default_cpu_type is not None:
         machine.cpu_type = chosen
         await _make_processors(services, topology.cpus, accel.tb_size << 20)
+    await _make_memory(services, machine, board.default_ram_id)
     await vm.mailboxes.call(machine.bring_up, vm)
     if not options.dump_guest_core and machine.ram is not None:
         machine.ram.mapping.madvise(mmap.MADV_DONTDUMP)
@@ -191,6 +192,27 @@ async def build_machine(
     vm.reset_devices = lambda: reset_tree(machine)
     for path, target in machine.legacy_paths().items():
         services.tree.add_alias(path, target)
+
+
+async def _make_memory(services: Services, machine: Any, name: str | None) -> None:
+    """Make a memory backend for the board's memory, as `object-add` would, unless the user names one or has taken the name."""
+    objects = services.tree.objects
+    if name is None or not machine.ram_size or machine.option("memory-backend") or objects.step(name):
+        return
+    from qemud._generated.types.backends import MemoryBackendProperties
+    from qemud.machine.backends import MemoryBackendRam
+    from qemud.qom.properties import Provenance
+
+    memory = MemoryBackendRam(MemoryBackendProperties(size=machine.ram_size), creator=Provenance.MACHINE)
+    memory.id = name
+    objects.add_child(name, memory)
+    try:
+        await memory.complete()
+    except BaseException:
+        memory.unparent()
+        raise
+    memory.in_use = True
+    machine.default_memory = memory
 
 
 async def _make_processors(services: Services, count: int, code_size: int) -> None:

@@ -68,8 +68,16 @@ CPU_MODELS = ("max", "rv64")
 
 
 def find_board(name: str) -> Board | None:
-    """The board of that name or alias."""
-    return next((board for board in BOARDS if name in {board.name, board.alias}), None)
+    """The board of that name or alias.
+
+    One that is asked for without a version is of the family's type, which is what clients of QEMU know it as.
+    """
+    for board in BOARDS:
+        if name == board.alias:
+            return board._replace(qom_type=f"{name}-machine")
+        if name == board.name:
+            return board
+    return None
 
 
 def default_board() -> Board:
@@ -86,4 +94,5 @@ def make_machine(
     assert issubclass(cls, Machine)
     machine = cls(options, creator=creator)
     machine.overlay = overlay_of(board.name)
+    machine.version_type = f"{board.name}-machine"
     return machine

@@ -149,6 +149,8 @@ def _cpu_properties(type_name: str, given: Any) -> dict[str, Any]:
 
 def _interrupt_counts(plics: list[SifivePlic]) -> Iterator[str]:
     for plic in plics:
+        if not plic.counts:
+            continue  # QEMU lists no controller that does not count
         yield f"IRQ statistics for {plic.type_name}:"
         for source, count in sorted(plic.counts.items()):
             yield f"{source:2}: {count}"

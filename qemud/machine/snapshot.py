@@ -73,8 +73,9 @@ async def _load(vm: VirtualMachine, board: Object, saved: Snapshot) -> None:
     if not isinstance(saved.value, dict):
         raise GenericError("the saved machine is not an object")
     value = parse_type("SavedMachine", saved.value)
-    if value.machine != board.type_name:
-        raise GenericError(f"the saved machine is a {value.machine}, this one is a {board.type_name}")
+    here = _type_of(board)
+    if value.machine != here:
+        raise GenericError(f"the saved machine is a {value.machine}, this one is a {here}")
     if value.clock > _LATEST:
         raise GenericError(f"the saved machine's clock is {value.clock}, expected 0 to {_LATEST}")
     _check_memory(vm.memory, value.memory, saved.memory)
@@ -99,6 +100,11 @@ async def _load(vm: VirtualMachine, board: Object, saved: Snapshot) -> None:
     vm.state = RunState.PAUSED if value.status is RunState.RUNNING else value.status
 
 
+def _type_of(board: Object) -> str:
+    """The board's type with its version: what `virt` means changes, what was saved does not."""
+    return getattr(board, "version_type", "") or board.type_name
+
+
 def _check_stopped(vm: VirtualMachine) -> None:
     if vm.running:
         raise GenericError("the machine runs; it has to be stopped to be saved or loaded")
@@ -112,7 +118,7 @@ def save_objects(vm: VirtualMachine, board: Object) -> dict[str, Any]:
 
     value: dict[str, Any] = to_wire(
         SavedMachine(
-            machine=board.type_name,
+            machine=_type_of(board),
             status=vm.state,
             clock=vm.clock.save(),
             memory=[

@@ -37,6 +37,10 @@ class Machine(Object, type_name="machine", abstract=True):
     machine: Any = None
     overlay: tuple[tuple[str, str, Any], ...] = ()
     """What its version says of properties: types, properties, values as in JSON."""
+    version_type: str = ""
+    """The QOM type of the version that it is, whatever it was asked for as; empty for its own."""
+    default_memory: Any = None
+    """The backend of its memory (`qemud.machine.backends`) where the user has named none."""
 
     def __init__(
         self, options: msgspec.Struct | None = None, *, creator: Provenance = Provenance.USER
@@ -78,12 +82,15 @@ class Machine(Object, type_name="machine", abstract=True):
         return {}
 
     def memory_backend(self, default_id: str, size: int | None) -> Any | None:
-        """The backend (`qemud.machine.backends`) that the option `memory-backend` names; None when it names none.
+        """The backend (`qemud.machine.backends`) that the option `memory-backend` names, else the one made for it, if any.
 
         `size` is what the user wants, None for whatever the backend has; `default_id` is the id of the memory that the board makes
         itself.  GenericError when there is no such backend, or it does not fit, or the default's id is taken.
         """
         name = self.option("memory-backend")
+        if not name and self.default_memory is not None:
+            self.set_link("memory-backend", "memory-backend", self.default_memory)
+            return self.default_memory
         if not name:
             if self.root.children["objects"].step(default_id) is not None:
                 raise GenericError(

@@ -112,13 +112,13 @@ def test_interrupts_are_counted(daemon: Starter, tmp_path: Path) -> None:
     )
     (tmp_path / "kernel").write_bytes(b"".join(word.to_bytes(4, "little") for word in code))
     program = daemon(*BOARD, "-serial", "null", "-bios", "none", "-kernel", str(tmp_path / "kernel"))
-    assert text(program, "x-query-irq") == "IRQ statistics for riscv.sifive.plic:\n"
+    assert not text(program, "x-query-irq")
     state = text(program, "x-query-interrupt-controllers")
     assert state.startswith("riscv.sifive.plic: /machine/plic\n")
     assert "context 1 (hart 0, S-mode): threshold 0, enabled: none" in state
     assert state.endswith("  level: none\n  pending: none\n  claimed: none\n")
     program.qmp.command("cont")
-    while text(program, "x-query-irq") == "IRQ statistics for riscv.sifive.plic:\n":
+    while not text(program, "x-query-irq"):
         os.sched_yield()
     assert text(program, "x-query-irq") == "IRQ statistics for riscv.sifive.plic:\n10: 1\n"
     state = text(program, "x-query-interrupt-controllers")

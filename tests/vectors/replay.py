@@ -83,10 +83,8 @@ def _conversation(case: Case, program: Program) -> Iterator[str]:
 
 
 def _here(reply: Any, program: Program) -> Any:
-    """A recorded reply as it is here: with this monitor's socket, without virtual consoles, and with a board that has versions."""
+    """A recorded reply as it is here: with this monitor's socket, and without virtual consoles."""
     text = json.dumps(reply).replace("compat_monitor0", "test-qmp")
-    if program.qemud:
-        text = text.replace("'virt-machine.", "'virt-10.0-machine.")
     reply = json.loads(text.replace("unix:/tmp/v.sock", f"unix:{program.qmp_address}"))
     if program.qemud and isinstance(reply.get("return"), list):
         reply["return"] = [item for item in reply["return"] if item.get("filename") != "vc"]

@@ -46,6 +46,9 @@ _RESET_VECTOR = (
     0x0182_B283,  #     ld    t0, 24(t0)       where to go
     0x0002_8067,  #     jr    t0
 )
+_VECTOR = struct.Struct("<6I2Q6Q")
+"""The code, where it goes and where the device tree is, and the fw_dynamic structure."""
+
 _PARKED = (
     0x1050_0073,  # 1:  wfi
     0xFFDF_F06F,  #     j     1b
@@ -143,9 +146,12 @@ class Boot:
 
     def _reset_vector(self, name: str | None, firmware: Loaded | None, kernel: Loaded | None) -> Part:
         """What lies at the reset vector."""
-        if name in {None, "default"}:
-            return Part("reset vector", MROM.base, struct.pack("<2I", *_PARKED))
+        parked = b""
         start = firmware.entry if firmware is not None else DRAM_BASE
+        if name in {None, "default"}:
+            # Nothing is in memory to go to; the built-in firmware puts the hart to a kernel itself, at every reset.
+            parked = struct.pack("<2I", *_PARKED)
+            start = MROM.base + _VECTOR.size
         fw_dynamic = (
             _FW_DYNAMIC_MAGIC,
             _FW_DYNAMIC_VERSION,
@@ -154,8 +160,8 @@ class Boot:
             0,
             0,
         )
-        code = struct.pack("<6I2Q6Q", *_RESET_VECTOR, start, self.fdt_address, *fw_dynamic)
-        return Part("reset vector", MROM.base, code)
+        code = _VECTOR.pack(*_RESET_VECTOR, start, self.fdt_address, *fw_dynamic)
+        return Part("reset vector", MROM.base, code + parked)
 
 
 def _read_tree(path: str) -> Node:

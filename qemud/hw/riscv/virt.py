@@ -75,7 +75,6 @@ class BootLoader(Device, type_name="riscv-boot-loader"):
 class VirtMachine(
     Machine,
     type_name="virt-machine",
-    abstract=True,
     options=VirtMachineOptions,
     links={"memory-backend": "memory-backend"},
 ):
