@@ -35,6 +35,7 @@ class _Configuration:
     """Where records go; changed once, by the command line."""
 
     stream: TextIO | None = None
+    released: Callable[[int], object] | None = None
     configured = False
     prefix: Callable[[], str] | None = None
 
@@ -92,21 +93,29 @@ def tell(text: str) -> None:
         data = data[os.write(1, data) :]
 
 
-def log_to(path: str) -> None:
+def log_to(
+    path: str,
+    opener: Callable[[str, int], int] | None = None,
+    released: Callable[[int], object] | None = None,
+) -> None:
     """Write records to a file from now on. Raises GenericError.
 
-    A FIFO must have a reader, which is not waited for, neither now nor when it does not read.
+    A FIFO must have a reader, which is not waited for, neither now nor when it does not read.  `opener` opens what is no name of
+    a file; `released` is told the descriptor before that is closed.
     """
     from qemud.qapi.runtime.errors import GenericError
 
     try:
-        stream = open(path, "a", encoding="utf-8", buffering=1, opener=_open_unblocking)  # noqa: SIM115  stays open
+        stream = open(path, "a", encoding="utf-8", buffering=1, opener=opener or _open_unblocking)  # noqa: SIM115  stays open
     except OSError as error:
         raise GenericError(f"Error opening logfile {path}: {error.strerror}") from None
     except ValueError as error:  # a zero byte
         raise GenericError(f"Error opening logfile {path!r}: {error}") from None
     before, _Configuration.stream = _Configuration.stream, stream
+    forget, _Configuration.released = _Configuration.released, released
     if before is not None:
+        if forget is not None:
+            forget(before.fileno())
         import faulthandler
 
         if faulthandler.is_enabled():  # it writes to a number, which closing sets free

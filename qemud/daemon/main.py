@@ -18,7 +18,7 @@ from qemud import __version__
 from qemud.daemon import signals
 from qemud.daemon.cmdline import UsageError, parse
 from qemud.daemon.process import Daemonizer, check_descriptors, end_anyway, open_standard_streams
-from qemud.logs import Logger, items, log_stream, log_to, program_name, report, tell
+from qemud.logs import Logger, items, log_stream, program_name, report, tell
 from qemud.qapi.runtime.errors import QmpError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ COMMANDS = {
 }
 """Words that may stand in the first place instead of options, and who serves them."""
 
-_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK
 
 log = Logger("daemon")
 
@@ -64,10 +64,16 @@ def run(words: list[str]) -> int:
         if line.d is not None and (unknown := log_items(line.d)):
             tell(unknown)
             return 1
+        if line.add_fd:
+            from qemud.machine.descriptors import inherit
+
+            inherit([(given.fd or 0, given.set or 0, given.opaque) for given in line.add_fd])
         if line.writeconfig is not None:
             _write_config(line.writeconfig, words)
         if line.D is not None:
-            log_to(line.D)
+            from qemud.machine.descriptors import log_to_file
+
+            log_to_file(line.D)
         if line.trace:
             from qemud.debug.trace import start
 
@@ -91,10 +97,16 @@ def _write_config(path: str, words: list[str]) -> None:
     if path == "-":
         tell(text)
         return
+    from qemud.machine.descriptors import close_file, open_file
+
     try:
         # Not blocking: a pipe that nobody reads is an error at once.
-        with open(os.open(path, _WRITE, 0o666), "w", encoding="utf-8") as file:
-            file.write(text)
+        fd = open_file(path, _WRITE)
+        try:
+            with open(fd, "w", encoding="utf-8", closefd=False) as file:
+                file.write(text)
+        finally:
+            close_file(fd)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"-writeconfig {path}: {reason}") from None

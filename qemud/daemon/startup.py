@@ -160,10 +160,6 @@ class Daemon:
         from qemud.daemon.machine import machine_options
 
         line = self.line
-        if line.add_fd:
-            from qemud.machine.descriptors import inherit
-
-            inherit([(given.fd or 0, given.set or 0, given.opaque) for given in line.add_fd])
         if line.pidfile is not None:
             from qemud.daemon.process import PidFile
 

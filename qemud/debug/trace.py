@@ -8,18 +8,22 @@ Source of the rules and texts: QEMU 10.0, trace/control.c and trace/qmp.c.
 
 from __future__ import annotations
 
+import os
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from qemud._generated.commands.trace import TraceCommands
 from qemud._generated.types.trace import TraceEventInfo, TraceEventName, TraceEventState
-from qemud.logs import log_to, traced
+from qemud.logs import traced
+from qemud.machine.descriptors import close_file, log_to_file, open_file, read_from_start
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qemud._generated.types.options import TraceOptions
+
+_LONGEST = 1 << 20  # bytes of a file of events
 
 NAMES = tuple(event.value for event in TraceEventName)
 
@@ -51,7 +55,7 @@ def start(options: list[TraceOptions], warn: Callable[[str], None]) -> None:
         if given.events is not None:
             _enable_file(given.events, warn)
         if given.file is not None:
-            log_to(given.file)
+            log_to_file(given.file)
 
 
 def _enable_line(line: str) -> None:
@@ -62,11 +66,14 @@ def _enable_line(line: str) -> None:
 def _enable_file(path: str, warn: Callable[[str], None]) -> None:
     """A pattern on each line; empty ones and comments (`#`) are skipped."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            lines = file.read().splitlines()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise GenericError(f"{path}: {reason}") from None
+        fd = open_file(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            os.set_blocking(fd, True)  # from here on: a pipe that nobody writes to is empty
+            lines = read_from_start(fd, _LONGEST).decode(errors="replace").splitlines()
+        finally:
+            close_file(fd)
+    except OSError as error:
+        raise GenericError(f"{path}: {error.strerror}") from None
     for number, line in enumerate(lines, 1):
         if line and not line.startswith("#"):
             if not is_known(line):

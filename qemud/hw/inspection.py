@@ -23,6 +23,7 @@ from qemud._generated.types.inspection import (
 from qemud._generated.types.options import LogItem
 from qemud.hw.riscv.mmu import translate
 from qemud.hw.riscv.registers import registers
+from qemud.machine.descriptors import log_to_file
 from qemud.machine.memory import ADDRESS_SPACE_END, MemoryFault
 from qemud.qapi.runtime.errors import GenericError, QmpError
 from qemud.qapi.runtime.fields import UNSET
@@ -106,7 +107,7 @@ class InspectionHandlers(InspectionCommands):
     async def x_set_log(self, *, items: list[LogItem] | None, filename: str | None) -> None:
         """`x-set-log`."""
         if filename is not None:
-            logs.log_to(filename)
+            log_to_file(filename)
         if items is not None:
             wanted = {item.value for item in items}
             logs.items |= wanted

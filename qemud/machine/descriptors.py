@@ -27,6 +27,7 @@ import stat
 from threading import Lock
 from typing import NamedTuple
 
+from qemud.logs import log_to
 from qemud.qapi.runtime.errors import GenericError
 
 PREFIX = "/dev/fdset/"
@@ -159,6 +160,14 @@ def open_file(name: str, flags: int, mode: int = 0o666) -> int:
         return os.open(name, flags | os.O_CLOEXEC, mode)
     except ValueError:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
+
+
+def log_to_file(path: str) -> None:
+    """`qemud.logs.log_to`, for names of sets, too.  GenericError: the file cannot be opened."""
+    if names_fdset(path):
+        log_to(path, lambda name, flags: fdsets.open(name, flags | os.O_NONBLOCK), fdsets.forget)
+    else:
+        log_to(path)
 
 
 def close_file(fd: int) -> None:

@@ -341,3 +341,33 @@ def test_the_human_monitor_takes_descriptors_too(daemon: Starter, tmp_path: Path
     people.close()
     program.qmp.command("query-name")
     assert str(tmp_path / "file") not in open_descriptors(program)
+
+
+def test_what_the_process_itself_writes_and_reads_may_be_in_a_set(daemon: Starter, tmp_path: Path) -> None:
+    """The log, the events to trace, the options as a file; -add-fd comes before them all."""
+    log, events, written = tmp_path / "log", tmp_path / "events", tmp_path / "written"
+    events.write_text("# a comment\nhandle_qmp_command\n")
+    with (
+        opened(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT) as log_fd,
+        opened(events, os.O_RDONLY) as events_fd,
+        opened(written, os.O_WRONLY | os.O_CREAT) as written_fd,
+    ):
+        program = daemon(
+            *("-D", "/dev/fdset/1", "-trace", "events=/dev/fdset/2", "-writeconfig", "/dev/fdset/3"),
+            *("-add-fd", f"fd={log_fd},set=1", "-add-fd", f"fd={events_fd},set=2"),
+            *("-add-fd", f"fd={written_fd},set=3", *NONE),
+            pass_fds=[log_fd, events_fd, written_fd],
+        )
+    program.qmp.command("query-uuid")
+    assert '"command": "query-uuid"' in log.read_text()
+    assert '[machine]\n  type = "none"' in written.read_text()
+    program.qmp.command("remove-fd", {"fdset-id": 1})
+    # The set lives as long as its file is written to.
+    assert {"fdset-id": 1, "fds": []} in program.qmp.command("query-fdsets")
+    with opened(tmp_path / "other", os.O_WRONLY | os.O_APPEND | os.O_CREAT) as fd:
+        passing(program.qmp, [fd], "add-fd", fdset_id=5)
+    assert program.qmp.command("human-monitor-command", {"command-line": "logfile /dev/fdset/5"}) == ""
+    assert 1 not in {each["fdset-id"] for each in program.qmp.command("query-fdsets")}
+    assert '"command": "query-fdsets"' in (tmp_path / "other").read_text()
+    with pytest.raises(QmpError, match=r"^Error opening logfile /dev/fdset/9: No such file or directory$"):
+        program.qmp.command("x-set-log", filename="/dev/fdset/9")
