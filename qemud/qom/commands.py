@@ -171,7 +171,7 @@ class QdevHandlers(QdevCommands):
             from qemud.qom.creation import DeviceMaker
 
             services = self._services
-            self._maker = DeviceMaker(services.tree, services.vm.mailboxes.call, services.emit)
+            self._maker = DeviceMaker(services.tree, services.vm.mailboxes.call, services.emit, services)
         return self._maker
 
     async def device_list_properties(self, *, typename: str) -> list[ObjectPropertyInfo]:

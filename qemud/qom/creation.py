@@ -42,12 +42,16 @@ class Call(Protocol):
 
 
 class DeviceMaker:
-    """Adds devices to the machine of `tree` and removes them; `call` runs code on the machine thread."""
+    """Adds devices to the machine of `tree` and removes them; `call` runs code on the machine thread.
 
-    def __init__(self, tree: Tree, call: Call, emit: EmitFunction) -> None:
+    `services` is where devices find the backends that their options name.
+    """
+
+    def __init__(self, tree: Tree, call: Call, emit: EmitFunction, services: Any = None) -> None:
         self._tree = tree
         self._call = call
         self._emit = emit
+        self._services = services
         self._leaving: set[Device] = set()
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -121,7 +125,12 @@ class DeviceMaker:
                 if isinstance(target, UserCreatable):
                     target.hold()
                     held.append(target)
-            await self._call(_plug, device, board, bus)
+            await device.claim(self._services)
+            try:
+                await self._call(_plug, device, board, bus)
+            except BaseException:
+                await device.give_up()
+                raise
         except BaseException:
             for target in held:
                 target.release()
@@ -149,6 +158,9 @@ class DeviceMaker:
             self._leaving.discard(found)
         path = found.path
         for device in gone:
+            await device.settled()
+        for device in gone:
+            await device.give_up()
             for target in device.linked():
                 if isinstance(target, UserCreatable):
                     target.release()
@@ -172,6 +184,9 @@ class DeviceMaker:
             return bus
         if cls.bus_type is None:
             return None
+        first = _search(self._board().sysbus, cls.bus_type)
+        if first is not None:
+            return first
         for candidate in buses:
             if candidate.is_a(cls.bus_type) and not candidate.full:
                 return candidate
@@ -273,6 +288,17 @@ def _dependents(device: Device) -> list[Device]:
             for other in node.devices:
                 found += _dependents(other)
     return found[::-1]
+
+
+def _search(bus: Bus, kind: str) -> Bus | None:
+    """The first bus of the kind, at or below `bus`, where there is room; what was plugged in last is looked at first."""
+    if bus.is_a(kind) and not bus.full:
+        return bus
+    for device in reversed(bus.devices):
+        for child in reversed(tuple(device.children.values())):
+            if isinstance(child, Bus) and (found := _search(child, kind)) is not None:
+                return found
+    return None
 
 
 def _bus_by_path(buses: list[Bus], path: str) -> Bus:

@@ -157,6 +157,18 @@ class Device(Resettable, type_name="device", abstract=True):
     def unrealize(self) -> None:
         """Give back what `realize` claimed."""
 
+    async def claim(self, services: Any) -> None:
+        """From the loop, before `bring_up`: take the backends that the options name.  All or nothing; raises GenericError.
+
+        `services` is `qemud.machine.services.Services`.
+        """
+
+    async def settled(self) -> None:
+        """From the loop, after `take_down`: wait until nothing of the device is under way outside of the machine."""
+
+    async def give_up(self) -> None:
+        """From the loop, last of all: give back what `claim` took."""
+
     # -- for the board ----------------------------------------------------------------------------------------------
 
     def bring_up(self, machine: Any, bus: Bus | None = None) -> None:

@@ -28,7 +28,6 @@ LOADER = (
 # The class is a detail of how QEMU is built; here it would have no properties and no children of its own.
 OTHER_PARENTS = {
     "secret": "secret_common",
-    "virtio-mmio-bus": "virtio-bus",
     "rv64-riscv-cpu": "riscv-dynamic-cpu",
     "max-riscv-cpu": "riscv-dynamic-cpu",
 }
