@@ -40,6 +40,14 @@ class UsageError(Exception):
     """What is wrong with the command line, as it is printed behind the program's name."""
 
 
+class HelpWanted(UsageError):
+    """Somebody asks what an option takes, which is told instead of doing anything; `option` is its name."""
+
+    def __init__(self, option: str) -> None:
+        super().__init__(f"-{option}: help was asked for")
+        self.option = option
+
+
 class Option:
     """How the argument of one option is written.
 
@@ -399,8 +407,23 @@ def occurrences(words: list[str]) -> Iterator[Occurrence]:
             yield from config.read(text)
 
 
+_HELP = frozenset(("help", "?"))
+# Options that tell their parameters; those of the second set take a value without a key first, which `help` is then.
+_TELLS = frozenset(
+    ("action", "add-fd", "boot", "global", "msg", "overcommit", "rtc", "smp", "audiodev", "display")
+)
+_TELLS_LATER = frozenset(("mon", "name"))
+
+
+def _asks_for_help(name: str, text: str) -> bool:
+    if name not in _TELLS | _TELLS_LATER or text.startswith("{"):
+        return False
+    parts = qemuopts.split(text)
+    return not _HELP.isdisjoint(parts if name in _TELLS else parts[1:])
+
+
 def parse(words: list[str], warn: Warn = lambda _text: None) -> CommandLine:
-    """Read all words behind the program's name. Raises UsageError; `warn` gets warnings."""
+    """Read all words behind the program's name. Raises UsageError, HelpWanted for one; `warn` gets warnings."""
     values: dict[str, Any] = {}
     for name, text, place in occurrences(words):
         option = OPTIONS[name]
@@ -408,6 +431,8 @@ def parse(words: list[str], warn: Warn = lambda _text: None) -> CommandLine:
         if option.read is None or text is None:
             values[target] = True
             continue
+        if _asks_for_help(target, text):
+            raise HelpWanted(target)
         with _at(lambda place=place: place):  # type: ignore[misc]
             value = option.read(text, _placed(warn, f"{place}warning: "))
         if option.many:

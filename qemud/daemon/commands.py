@@ -98,5 +98,11 @@ def _options() -> list[CommandLineOptionInfo]:
     return found
 
 
+def parameters_of(option: str) -> tuple[str, list[CommandLineParameterInfo]]:
+    """The name of an option's group, and the parameters in it."""
+    group = _GROUPS.get(option, option)
+    return group, next(info.parameters for info in _options() if info.option == group)
+
+
 def _text(value: object) -> str:
     return ("on" if value else "off") if isinstance(value, bool) else str(value)

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 
 from qemud import __version__
 from qemud.daemon.accelerator import ACCELERATORS, asks_for_list
-from qemud.daemon.cmdline import OPTIONS
+from qemud.daemon.cmdline import OPTIONS, at
+from qemud.qapi.runtime.qemuopts import split
 
 if TYPE_CHECKING:
     from qemud._generated.types.options import CommandLine
 
+_HELP = frozenset(("help", "?"))
+_KINDS = {"string": "str", "boolean": "bool (on/off)", "number": "num", "size": "size"}
 _INDENT = 16
 _WIDTH = 96
 
@@ -48,8 +51,8 @@ def help_text(program: str) -> str:
 
 def list_asked(line: CommandLine) -> str | None:
     """The list that an option's argument `help` asks for, or None when none does."""
-    if line.machine in {"help", "?"}:
-        return _machines()
+    if line.machine is not None and (listing := _machine_help(line.machine)) is not None:
+        return listing
     if line.cpu in {"help", "?"}:
         return _cpus()
     if line.accel and any(map(asks_for_list, line.accel)):
@@ -62,19 +65,70 @@ def list_asked(line: CommandLine) -> str | None:
         from qemud.debug.trace import event_list
 
         return event_list()
+    for text in line.chardev or ():
+        if (listing := _chardev_help(text)) is not None:
+            return listing
     return _of_types(line) if line.object or line.device else None
 
 
 def _of_types(line: CommandLine) -> str | None:
     from qemud.qom.help import device_help, object_help
 
-    for text in line.object or ():
-        if (asked := object_help(text)) is not None:
-            return asked
-    for text in line.device or ():
-        if (asked := device_help(text)) is not None:
-            return asked
+    for option, texts, told in (("object", line.object, object_help), ("device", line.device, device_help)):
+        for text in texts or ():
+            with at(option, text):
+                if (asked := told(text)) is not None:
+                    return asked
     return None
+
+
+def parameters(option: str) -> str:
+    """What an option with parameters of its own takes, in the shape of QEMU's lists."""
+    from qemud._generated.enums import ENUMS
+    from qemud.daemon.commands import parameters_of
+
+    if option == "display":
+        return "Available display backend types:\n" + "".join(f"{name}\n" for name in ENUMS["DisplayType"])
+    if option == "audiodev":
+        return "Available audio drivers:\n" + "".join(f"{name}\n" for name in ENUMS["AudiodevDriver"])
+    group, found = parameters_of(option)
+    lines = []
+    for given in found:
+        line = f"  {given.name}=<{_KINDS[given.type.value]}>"
+        lines.append(f"{line:<24} - {given.help}" if given.help else line)
+    return "\n".join([f"{group} options:", *sorted(lines)]) + "\n"
+
+
+def _chardev_help(text: str) -> str | None:
+    if _HELP.isdisjoint(part.removeprefix("backend=") for part in split(text)):
+        return None
+    from qemud._generated.enums import ENUMS
+    from qemud.qom.help import asked
+
+    kind, wanted = asked(text, "backend")
+    if kind in _HELP:
+        return "Available chardev backend types:\n" + "".join(
+            f"  {name}\n" for name in ENUMS["ChardevBackendKind"]
+        )
+    return parameters("chardev") if wanted else None
+
+
+def _machine_help(text: str) -> str | None:
+    if _HELP.isdisjoint(split(text)) or text.startswith("{"):
+        return None
+    if text in _HELP:
+        return _machines()
+    from qemud.daemon.machine import unsupported
+    from qemud.hw.boards import find_board
+    from qemud.qom.help import asked, options_of
+
+    name, wanted = asked(text, "type")
+    if not wanted:
+        return None
+    board = find_board(name)
+    if board is None:
+        raise unsupported(name)
+    return options_of(board.qom_type)
 
 
 def _machines() -> str:
@@ -97,7 +151,8 @@ def _cpus() -> str:
 
 def log_item_list() -> str:
     """What `-d` takes, as `-d help` prints it."""
-    from qemud._generated.types.options import LogItem
+    from qemud._generated.enums import ENUMS
 
-    names = [item.value for item in LogItem]
-    return "Log items (comma separated):\n" + "".join(f"{name}\n" for name in names)
+    return "Log items (comma separated):\n" + "".join(
+        f"{name:<15} {text}\n" for name, text in ENUMS["LogItem"].items()
+    )

@@ -46,7 +46,7 @@ def machine_options(line: CommandLine) -> MachineOptions:
         with at("machine", line.machine):
             raise GenericError("Parameter 'type' expects a string")
     if kind not in {item.value for item in MachineType}:
-        raise UsageError(f'unsupported machine type: "{kind}"\nUse -machine help to list supported machines')
+        raise unsupported(kind)
     parse = parse_type if line.machine is not None and line.machine.startswith("{") else parse_keyval_type
     options: Any = parse("MachineOptions", _known(kind, values))
     for name in _SHORT:
@@ -64,6 +64,11 @@ def machine_options(line: CommandLine) -> MachineOptions:
     if options.usb:
         raise UsageError(f"machine '{kind}' has no USB controller: usb=on was given, usb=off was expected")
     return cast("MachineOptions", options)
+
+
+def unsupported(name: str) -> UsageError:
+    """The error on a kind of machine that there is not."""
+    return UsageError(f'unsupported machine type: "{name}"\nUse -machine help to list supported machines')
 
 
 def board_name(options: MachineOptions) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from qemud import __version__
 from qemud.daemon import signals
-from qemud.daemon.cmdline import UsageError, parse
+from qemud.daemon.cmdline import HelpWanted, UsageError, parse
 from qemud.daemon.process import Daemonizer, check_descriptors, end_anyway, open_standard_streams
 from qemud.logs import Logger, items, log_stream, program_name, report, tell
 from qemud.qapi.runtime.errors import QmpError
@@ -79,6 +79,11 @@ def run(words: list[str]) -> int:
 
             start(line.trace, report)
         return _serve(line, target)
+    except HelpWanted as wanted:
+        from qemud.daemon.help import parameters
+
+        tell(parameters(wanted.option))
+        return 0
     except (UsageError, QmpError) as error:
         report(str(error))
     except OSError as error:

@@ -20,27 +20,54 @@ if TYPE_CHECKING:
 
 _WORDS = frozenset(("help", "?"))
 _COLUMN = 24
+CATEGORIES = (
+    "Controller/Bridge/Hub",
+    "USB",
+    "Storage",
+    "Network",
+    "Input",
+    "Display",
+    "Sound",
+    "Misc",
+    "Watchdog",
+)
+"""In which devices are listed, under QEMU's names and in its order; each type's entry names one."""
 
 
 def device_help(text: str) -> str | None:
     """What `-device text` should print, if it asks for help.  Raises DeviceNotFound or GenericError for no type of device."""
-    typename, wanted = _asked(text, "driver")
+    typename, wanted = asked(text, "driver")
     if typename in _WORDS:
-        lines = []
-        for entry in sorted(types, key=lambda entry: entry.name):
-            if entry.user_creatable and not entry.abstract:
-                bus = getattr(types.find(entry.name), "bus_type", None)
-                lines.append(f'name "{entry.name}"' + (f", bus {bus}" if bus else ""))
-        return "\n".join(["Devices:", *lines]) + "\n"
+        return _devices()
     if not wanted:
         return None
     types.check_device(typename)
-    return _options(typename)
+    return options_of(typename)
+
+
+def _devices() -> str:
+    from qemud._generated.enums import ENUMS
+
+    sections: dict[str, list[str]] = {title: [] for title in CATEGORIES}
+    for entry in sorted(types, key=lambda entry: entry.name):
+        if entry.user_creatable and not entry.abstract:
+            bus = getattr(types.find(entry.name), "bus_type", None)
+            description = ENUMS["DeviceDriver"].get(entry.name)
+            sections[entry.category].append(
+                f'name "{entry.name}"'
+                + (f", bus {bus}" if bus else "")
+                + (f', desc "{description}"' if description else "")
+            )
+    return "\n".join(
+        "".join(f"{line}\n" for line in [f"{title} devices:", *lines])
+        for title, lines in sections.items()
+        if lines
+    )
 
 
 def object_help(text: str) -> str | None:
     """What `-object text` should print, if it asks for help.  Raises GenericError for no type that users can make."""
-    typename, wanted = _asked(text, "qom-type")
+    typename, wanted = asked(text, "qom-type")
     creatable = sorted(
         entry.name
         for entry in types
@@ -52,10 +79,10 @@ def object_help(text: str) -> str | None:
         return None
     if typename not in creatable:
         raise GenericError(f"Parameter 'qom-type' does not accept value '{typename}'")
-    return _options(typename)
+    return options_of(typename)
 
 
-def _asked(text: str, implied: str) -> tuple[str, bool]:
+def asked(text: str, implied: str) -> tuple[str, bool]:
     """The type in the text of an option, and whether one of the other words in it asks for help."""
     if text.startswith("{"):
         return "", False
@@ -63,7 +90,8 @@ def _asked(text: str, implied: str) -> tuple[str, bool]:
     return first.removeprefix(f"{implied}="), any(part in _WORDS for part in rest)
 
 
-def _options(typename: str) -> str:
+def options_of(typename: str) -> str:
+    """The properties of a type that can be given."""
     lines = sorted(_line(typename, given) for given in types.properties(typename) if given.writable)
     if not lines:
         return f"There are no options for {typename}.\n"

@@ -37,7 +37,8 @@ class TypeEntry(Struct, frozen=True):
 
     `location` is "package.module:Class", empty for an interface.  `options` and `status` name structs of the schema:
     the properties that can be given and those that can only be read.  `links` pairs members of `options` with the
-    QOM type of the object that they name.
+    QOM type of the object that they name.  `category` is the heading under which `-device help` lists a device, see
+    `qemud.qom.help`.
     """
 
     name: str
@@ -49,6 +50,7 @@ class TypeEntry(Struct, frozen=True):
     interfaces: tuple[str, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
     user_creatable: bool = False
+    category: str = "Misc"
 
 
 class Registry:
