@@ -39,6 +39,15 @@ TYPES: tuple[TypeEntry, ...] = (
     ),
     TypeEntry("iothread", "event-loop-base", "qemud.machine.iothread:IoThread", options="IothreadProperties"),
     TypeEntry(
+        "rng-backend",
+        "object",
+        "qemud.machine.rng:RngBackend",
+        abstract=True,
+        interfaces=("user-creatable",),
+    ),
+    TypeEntry("rng-builtin", "rng-backend", "qemud.machine.rng:RngBuiltin", options="RngProperties"),
+    TypeEntry("rng-random", "rng-backend", "qemud.machine.rng:RngRandom", options="RngRandomProperties"),
+    TypeEntry(
         "secret",
         "object",
         f"{_BACKENDS}:Secret",
