@@ -88,9 +88,9 @@ def attack() -> Iterator[random.Random]:
         raise
 
 
-def rounds(count: int) -> Iterator[int]:
-    """Count up to `count`, or for as long as is asked for."""
-    end = time.monotonic() + SECONDS
+def rounds(count: int, *, of: int = 1) -> Iterator[int]:
+    """Count up to `count`, or for as long as is asked for; `of` so many tests that share the time."""
+    end = time.monotonic() + SECONDS / of
     number = 0
     while number < count or time.monotonic() < end:
         yield number

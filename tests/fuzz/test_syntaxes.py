@@ -151,7 +151,7 @@ def test_documents(tmp_path: Path, suffix: str):
     outcomes = Outcomes()
     with attack() as numbers:
         grammar = Grammar(numbers)
-        for number in rounds(700):
+        for number in rounds(700, of=2):
             path.write_bytes(data := _document(grammar, numbers, in_toml=suffix == "toml"))
             try:
                 line = parse(["--config", str(path)])
