@@ -74,6 +74,8 @@ def _tcg(values: dict[str, str]) -> TcgAccelOptions:
 
     if not values:
         return TcgAccelOptions()
+    import re
+
     from qemud.qapi.runtime.keyval import parse_keyval_type
 
     for name in values:
@@ -81,6 +83,8 @@ def _tcg(values: dict[str, str]) -> TcgAccelOptions:
             raise GenericError(f"Property 'tcg-accel.{name}' not found")
     if values.get("thread", "multi") not in {each.value for each in TcgThread}:
         raise GenericError(f"Invalid 'thread' setting {values['thread']}")
+    if not re.fullmatch(r"[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)", values.get("tb-size", "0")):
+        raise GenericError("Parameter 'tb-size' expects uint64")
     options: TcgAccelOptions = parse_keyval_type("TcgAccelOptions", values)
     if options.tb_size > _MOST_TB_SIZE:
         raise GenericError(f"tb-size={options.tb_size} was given, at most {_MOST_TB_SIZE} (MiB) was expected")

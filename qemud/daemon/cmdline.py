@@ -97,7 +97,7 @@ def _json_or_keyval(struct: str, implied: str) -> Callable[[str, Warn], Any]:
     return read
 
 
-_BOOT_ELSEWHERE = ("order", "once", "menu", "splash", "splash-time", "reboot-timeout")
+_BOOT_ELSEWHERE = ("order", "once", "splash", "splash-time", "reboot-timeout")
 """Parameters of `-boot` that other machines have, and QEMU's `virt` takes and does nothing about."""
 
 
@@ -110,6 +110,13 @@ def _check_boot_devices(text: str) -> None:
             raise UsageError(f"Boot device '{letter}' was given twice")
 
 
+def _nobody_told(name: str, value: object) -> UsageError:
+    return UsageError(
+        f"-boot {name}={value}: no firmware of this machine would be told; "
+        "what is booted is what -kernel and -bios name"
+    )
+
+
 def _boot(text: str, _warn: Warn) -> Any:
     from qemud.qapi.runtime.keyval import parse_keyval, parse_keyval_type
 
@@ -120,14 +127,14 @@ def _boot(text: str, _warn: Warn) -> Any:
                 _check_boot_devices(str(values[name]))
         for name in _BOOT_ELSEWHERE:
             if name in values:
-                raise UsageError(
-                    f"-boot {name}={values[name]}: no firmware of this machine would be told; "
-                    "what is booted is what -kernel and -bios name"
-                )
-        return parse_keyval_type("BootConfiguration", values, "boot")
+                raise _nobody_told(name, values[name])
+        options = parse_keyval_type("BootConfiguration", values, "boot")
     except QmpError as error:
         # It is a property of the machine, and what is wrong is said of that, as QEMU does.
         raise UsageError(str(error)) from None
+    if options.menu:
+        raise _nobody_told("menu", "on")
+    return options
 
 
 def _overcommit(text: str, warn: Warn) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from qemud._generated.types.options import BootConfiguration
 from qemud.daemon.accelerator import choose_accelerator
 from qemud.daemon.cmdline import UsageError, parse
 
@@ -71,6 +72,7 @@ def test_the_first_engine_that_exists_is_taken(capfd: pytest.CaptureFixture[str]
         ("tcg,thread=x", "Invalid 'thread' setting x"),
         ("tcg,tb-size=-1", "Parameter 'tb-size' expects uint32_t"),
         ("tcg,tb-size=99999999999", "Parameter 'tb-size' expects uint32_t"),
+        ("tcg,tb-size=1M", "Parameter 'tb-size' expects uint64"),
         ("tcg,split-wx=maybe", "Parameter 'split-wx' expects 'on' or 'off'"),
         ("tcg,tb-size=4000", "tb-size=4000 was given, at most 2048 (MiB) was expected"),
         ("tcg,split-wx=on", "the engine cannot do this: split-wx=on was given, split-wx=off was expected"),
@@ -112,4 +114,4 @@ def test_nothing_is_taken_that_no_firmware_would_be_told(text: str, told: str):
     with pytest.raises(UsageError) as caught:
         parse(["-boot", text])
     assert str(caught.value) == told
-    assert parse(["-boot", "strict=on"]).boot is not None
+    assert parse(["-boot", "strict=on,menu=off"]).boot == BootConfiguration(strict=True)
