@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qemud.machine.clock import HostClock, VirtualClock
+from qemud.machine.dma import Dma
 from qemud.machine.irq import Irq
 from qemud.machine.memory import AddressSpace
 from qemud.qom.device import Device, SysBusDevice
@@ -88,6 +89,43 @@ class FakeVcpu:
         self.loaded = state
 
 
+class FakeExecutor:
+    """Counts who lets the processor wait."""
+
+    def __init__(self) -> None:
+        self.holds = 0
+
+    def hold(self) -> None:
+        self.holds += 1
+
+    def let_go(self) -> None:
+        self.holds -= 1
+
+
+class FakeMailboxes:
+    """Mail of both kinds, kept until somebody carries it out: `run_loop`, `run_machine`."""
+
+    def __init__(self) -> None:
+        self.to_loop: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+        self.to_machine: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+
+    def send(self, fn: Callable[..., object], *args: Any) -> None:
+        self.to_loop.append((fn, args))
+
+    def post(self, fn: Callable[..., object], *args: Any) -> None:
+        self.to_machine.append((fn, args))
+
+    def run_loop(self) -> None:
+        mail, self.to_loop = self.to_loop, []
+        for fn, args in mail:
+            fn(*args)
+
+    def run_machine(self) -> None:
+        mail, self.to_machine = self.to_machine, []
+        for fn, args in mail:
+            fn(*args)
+
+
 class Vm:
     """What a device sees of the machine."""
 
@@ -99,6 +137,9 @@ class Vm:
         self.host_clock = HostClock(self.host_time)
         self.rtc_offset = 0
         self.memory = AddressSpace()
+        self.dma = Dma(self.memory)
+        self.executor = FakeExecutor()
+        self.mailboxes = FakeMailboxes()
         self.vcpus: list[Any] = [FakeVcpu()]
         self.requests: list[tuple[Any, ...]] = []
 
