@@ -42,6 +42,7 @@ class IntrospectServices(Protocol):
     """What `IntrospectHandlers` uses of the process."""
 
     target: str
+    dispatcher: Dispatcher
 
 
 class ControlHandlers(ControlCommands):
@@ -89,7 +90,26 @@ class IntrospectHandlers(IntrospectCommands):
     def __init__(self, services: IntrospectServices) -> None:
         path = Path(_generated.__path__[0]) / f"introspection-{services.target}.json"
         self._schema = Raw(path.read_bytes())
+        self._services = services
 
     async def query_qmp_schema(self) -> Raw:
-        """`query-qmp-schema`."""
+        """`query-qmp-schema`; without what is deprecated, where a policy hides that."""
+        policy = self._services.dispatcher.policy
+        if policy is not None and policy.hides(("deprecated",)):
+            return Raw(msgspec.json.encode(_without_deprecated(msgspec.json.decode(self._schema))))
         return self._schema
+
+
+def _without_deprecated(schema: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entities that are not deprecated, without deprecated members of objects, and without `values`, which is one."""
+
+    def kept(each: dict[str, Any]) -> bool:
+        return "deprecated" not in each.get("features", ())
+
+    shown = []
+    for entity in filter(kept, schema):
+        entity.pop("values", None)
+        if entity["meta-type"] == "object":
+            entity["members"] = [member for member in entity["members"] if kept(member)]
+        shown.append(entity)
+    return shown

@@ -115,12 +115,12 @@ class Dispatcher:
         if "handle_qmp_command" in traced:
             trace("handle_qmp_command", command=name)
         try:
+            if policy is not None and (known := self._table.get(name)) is not None:
+                marks = [mark for mark in MARKS if getattr(known, mark)]
+                policy.check_input(marks, "command", name, CommandNotFound)
             info, method = self._methods.get(name) or self._find(name)
             if oob:
                 self._check_oob(info)
-            if policy is not None:
-                marks = [mark for mark in MARKS if getattr(info, mark)]
-                policy.check_input(marks, "command", name, CommandNotFound)
             if not arguments and not info.has_arguments:
                 result = await method()
             elif info.boxed and info.gen:

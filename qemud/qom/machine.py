@@ -90,6 +90,7 @@ class Machine(Object, type_name="machine", abstract=True):
         name = self.option("memory-backend")
         if not name and self.default_memory is not None:
             self.set_link("memory-backend", "memory-backend", self.default_memory)
+            self.set_provenance("memory-backend", Provenance.MACHINE)
             return self.default_memory
         if not name:
             if self.root.children["objects"].step(default_id) is not None:

@@ -44,6 +44,11 @@ def test_unstable_input_is_refused(daemon: Starter):
         "GenericError",
         "Invalid parameter type for 'paths', expected: array",
     )
+    # A command that could not run now anyway is refused for what it is.
+    assert refusal(program, "x-exit-preconfig") == (
+        "CommandNotFound",
+        "Unstable command x-exit-preconfig disabled by policy",
+    )
     # Deprecated is something else.
     program.qmp.command("chardev-add", id="m", backend={"type": "memory", "data": {}})
 
@@ -75,6 +80,29 @@ def test_output_is_left_out(daemon: Starter):
     assert program.qmp.command("query-name") == {}
     program.qmp.command("quit")
     assert program.qmp.event("SHUTDOWN")["data"]["reason"] == "host-qmp-quit"
+
+
+def test_the_schema_without_what_is_deprecated(daemon: Starter):
+    whole, rest = (
+        daemon(*NONE, *more).qmp.command("query-qmp-schema")
+        for more in ((), ("-compat", "deprecated-output=hide"))
+    )
+    hidden = {
+        member["name"]
+        for entity in whole
+        for member in entity.get("members", ())
+        if "deprecated" in member.get("features", ())
+    }
+    assert "reconnect" in hidden
+    assert not any(
+        "deprecated" in member.get("features", ())
+        for entity in rest
+        if entity["meta-type"] == "object"
+        for member in (entity, *entity["members"])
+    )
+    assert any("values" in entity for entity in whole)
+    assert not any("values" in entity for entity in rest)
+    assert len(rest) == len(whole)
 
 
 def test_people_see_everything(daemon: Starter):
