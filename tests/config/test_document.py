@@ -87,14 +87,19 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
                     {"reboot": SERVED, "panic": st.sampled_from(["none", "pause"])}
                 ),
                 "globals": st.just([{"driver": "serial-mm", "property": "baudbase", "value": "115,200"[:3]}]),
+                "accel": st.fixed_dictionaries(
+                    {"tb-size": st.sampled_from([8, 16])},
+                    optional={"thread": st.sampled_from(["single", "multi"])},
+                ),
                 "cpu": st.sampled_from(["rv64", "max"]),
             },
         )
     )
     document["machine"] = {
-        "type": "virt-10.0",
+        "type": draw(st.sampled_from(["virt-10.0", "virt-9.2", "virt-7.2"])),
         "aclint": draw(st.booleans()),
         "memory": {"size": draw(st.sampled_from([32 << 20, 64 << 20]))},
+        **draw(st.fixed_dictionaries({}, optional={"x-fdt-serial-alias": st.booleans()})),
     }
     document["objects"] = [{"id": name, **draw(OBJECT)} for name in names[:2]]
     document["chardevs"] = [{"id": name, "backend": draw(BACKEND)} for name in names]
