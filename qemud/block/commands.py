@@ -12,7 +12,7 @@ from qemud._generated.commands.job import JobCommands
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
-    from qemud._generated.types.block_core import BlockDeviceInfo, BlockInfo
+    from qemud._generated.types.block_info import BlockDeviceInfo, BlockInfo
     from qemud._generated.types.block_options import BlockdevOptions
     from qemud._generated.types.job import JobInfo
     from qemud.block.graph import Graph

@@ -127,6 +127,10 @@ class VirtualMachine:
         self.on_powerdown: list[Callable[[], None]] = []
         self.on_stopped: list[Callable[[], Awaitable[None]]] = []
         """Called when the guest has stopped and no lease is out, before who asked is answered: disks flush here."""
+        self.on_cont: list[Callable[[], None]] = []
+        """Called in the loop when the guest is about to go on."""
+        self.on_resume: list[Callable[[], None]] = []
+        """Called in the machine thread just before the guest goes on: what failed is tried again."""
         self.transitions = asyncio.Lock()
         """Held while the run state changes, and by who needs it to stay as it is."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -162,6 +166,8 @@ class VirtualMachine:
             if self.state in NEEDS_RESET:
                 raise GenericError("Resetting the Virtual Machine is required")
             if not self.running:
+                for tell in tuple(self.on_cont):
+                    tell()
                 self.state = RunState.RUNNING
                 events.resume(self.emit)
                 await self.mailboxes.call(self._resume_in_machine)
@@ -253,6 +259,10 @@ class VirtualMachine:
         """The engine cannot go on: stop in the state `internal-error`."""
         self._request(self.stop, RunState.INTERNAL_ERROR)
 
+    def io_error(self) -> None:
+        """A disk cannot go on before somebody has seen to it: stop in the state `io-error`."""
+        self._request(self.stop, RunState.IO_ERROR)
+
     def _request(self, transition: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
         if self.mailboxes.on_machine_thread():
             self._pause_in_machine()
@@ -296,6 +306,8 @@ class VirtualMachine:
 
     def _resume_in_machine(self) -> None:
         self.clock.start()
+        for go_on in tuple(self.on_resume):
+            go_on()
         self.executor.resume()
 
     def _retire_in_machine(self) -> None:
