@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 
 from qemud.qapi import names
 from qemud.qapi.clashes import Named, Scope
-from qemud.qapi.declarations import AnyDeclaration, MemberDeclaration, TypeRef, UnionDeclaration
+from qemud.qapi.declarations import (
+    AnyDeclaration,
+    MemberDeclaration,
+    StructDeclaration,
+    TypeRef,
+    UnionDeclaration,
+)
 from qemud.qapi.defaults import check_default
 from qemud.qapi.diagnostics import SchemaError, Site
 from qemud.qapi.model import (
@@ -169,6 +175,9 @@ class _Analyser:
             self._check_type_features(entity.features, site)
         if work.base is not None:
             self._inherit(work, work.base, nesting)
+        if isinstance(work.declaration, StructDeclaration):
+            for name in work.declaration.mixins:
+                self._mix_in(work, name, nesting)
         local = []
         for declaration in work.members:
             named = Named("member", declaration.name, entity.name)
@@ -196,6 +205,22 @@ class _Analyser:
         work.own_names.update(base_work.own_names)
         work.entity.base = base
         work.entity.members = base.members
+
+    def _mix_in(self, work: ObjectWork, name: str, nesting: int) -> None:
+        """Copy the members of a struct, inherited ones too."""
+        mixin = self._symbols.resolve(name, work.site, "'mixins' member")
+        if not isinstance(mixin, ObjectType) or self._symbols.is_union(mixin):
+            raise SchemaError.at(
+                work.site, f"'mixins' requires struct types, {self._symbols.describe(mixin)} isn't"
+            )
+        mixin_work = self._symbols.objects[mixin.name]
+        self._check_object(mixin_work, nesting + 1)
+        self._count_members(mixin_work.own_names, work.site)
+        work.own_names.reject_any_of(mixin_work.own_names, work.site)
+        work.depth = max(work.depth, mixin_work.depth)
+        work.own_names.update(mixin_work.own_names)
+        work.entity.mixins += (mixin,)
+        work.entity.members += mixin.members
 
     def _count_members(self, scope: Scope, site: Site) -> None:
         """Note that the members of `scope` are to be copied; they may not multiply without end."""

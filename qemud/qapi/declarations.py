@@ -72,6 +72,7 @@ class StructDeclaration(Declaration):
     members: tuple[MemberDeclaration, ...]
     base: str | None
     version: int | None
+    mixins: tuple[str, ...]
 
 
 @dataclass(slots=True)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _KINDS = ("enum", "struct", "union", "alternate", "command", "event")
 _CONDITION_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 _FALSE_FLAGS = ("gen", "success-response")
-_EXTENSIONS = frozenset(("version", "job", "phases"))
+_EXTENSIONS = frozenset(("version", "mixins", "job", "phases"))
 _TRUE_FLAGS = ("boxed", "allow-oob", "allow-preconfig", "coroutine", "job")
 
 _D = TypeVar("_D", bound=AnyDeclaration)
@@ -113,7 +113,7 @@ class _Checker:
                 return self._finish(self._alternate(doc))
             case "struct":
                 optional = ["base", "if", "features"]
-                self._check_keys(self._value, kind, ["struct", "data"], optional, ["version"])
+                self._check_keys(self._value, kind, ["struct", "data"], optional, ["version", "mixins"])
                 return self._finish(self._struct(doc))
             case "command":
                 optional = ["data", "returns", "boxed", "if", "features", "gen", "success-response"]
@@ -168,8 +168,14 @@ class _Checker:
         ):
             raise self._fail("'version' must be a positive integer")
         return StructDeclaration(
-            self._site, doc, members, base, version if isinstance(version, int) else None
+            self._site, doc, members, base, version if isinstance(version, int) else None, self._mixins()
         )
+
+    def _mixins(self) -> tuple[str, ...]:
+        value = self._value.get("mixins", [])
+        if not isinstance(value, list):
+            raise self._fail("'mixins' must be an array")
+        return tuple(self._type_name(name, "'mixins' member") for name in value)
 
     def _union(self, doc: DocComment | None) -> UnionDeclaration:
         base_value = self._value["base"]

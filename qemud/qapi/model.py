@@ -172,7 +172,8 @@ class ObjectType(Entity):
     """A struct or a union, or the implicit type of a command's or event's inline arguments (`implicit`).
 
     `members` holds all common members, the base's first; `local_members` those defined here.  `version` is the version
-    of a saved-state struct (this project's extension), else None.
+    of a saved-state struct (this project's extension), else None.  `mixins` are structs whose members are copied (another
+    extension): they stand between the base's and those defined here.
     """
 
     base: ObjectType | None
@@ -181,6 +182,12 @@ class ObjectType(Entity):
     variants: Variants | None = None
     implicit: bool = False
     version: int | None = None
+    mixins: tuple[ObjectType, ...] = ()
+
+    @property
+    def own_members(self) -> tuple[Member, ...]:
+        """All that is not the base's."""
+        return tuple(member for mixin in self.mixins for member in mixin.members) + self.local_members
 
 
 @dataclass(slots=True)

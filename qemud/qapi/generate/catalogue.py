@@ -101,14 +101,17 @@ def _descriptions(schema: Schema) -> dict[str, str]:
     return found
 
 
+def _words(entity: ObjectType) -> dict[str, str]:
+    """What the documentation says of the members, where they are defined."""
+    words = dict(_words(entity.base)) if entity.base is not None else {}
+    for mixin in entity.mixins:
+        words |= _words(mixin)
+    return words | entity.doc.members if entity.doc is not None else words
+
+
 def _members(entity: ObjectType) -> Iterator[str]:
     """The members of a struct, inherited ones too, each with the words of whoever defines it."""
-    words: dict[str, str] = {}
-    parent: ObjectType | None = entity
-    while parent is not None:
-        if parent.doc is not None:
-            words = parent.doc.members | words
-        parent = parent.base
+    words = _words(entity)
     for member in entity.members:
         yield item_text(
             member_text(member), member.condition, member.features, inline(words.get(member.name, ""))

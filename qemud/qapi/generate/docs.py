@@ -106,6 +106,7 @@ def _used(entity: Definition) -> Iterator[str]:
         case ObjectType():
             if entity.base is not None:
                 yield from _used(entity.base) if entity.base.implicit else (entity.base.name,)
+            yield from (mixin.name for mixin in entity.mixins)
             yield from (_element(member.type).name for member in entity.local_members)
             if entity.variants is not None:
                 yield from (branch.type.name for branch in entity.variants.branches)
@@ -249,13 +250,15 @@ def _members(entity: Definition, doc: Doc | None) -> Iterator[str]:
 
 
 def _object(label: str, entity: ObjectType, doc: Doc | None) -> Iterator[str]:
-    own = entity.local_members if entity.base is not None and not entity.base.implicit else entity.members
-    if not own and entity.variants is None and entity.base is None:
+    own = entity.members if entity.base is not None and entity.base.implicit else entity.local_members
+    if not own and entity.variants is None and entity.base is None and not entity.mixins:
         return
     yield f"**{label}**"
     yield ""
     if entity.base is not None and not entity.base.implicit:
         yield f"- the members of {type_link(entity.base)}"
+    for mixin in entity.mixins:
+        yield f"- the members of {type_link(mixin)}"
     for member in own:
         yield item_text(member_text(member), member.condition, member.features, _text(doc, member.name))
     if entity.variants is not None:

@@ -54,11 +54,11 @@ def _type_name(entity: SchemaType) -> str:
 
 def description(entity: ObjectType, name: str) -> str:
     """What the documentation says of a member, where it is defined; "" for nothing."""
-    owner: ObjectType | None = entity
-    while owner is not None:
-        if owner.doc is not None and owner.doc.members.get(name):
-            return plain_text(owner.doc.members[name])
-        owner = owner.base
+    if entity.doc is not None and entity.doc.members.get(name):
+        return plain_text(entity.doc.members[name])
+    for owner in (*entity.mixins, *((entity.base,) if entity.base is not None else ())):
+        if text := description(owner, name):
+            return text
     return ""
 
 

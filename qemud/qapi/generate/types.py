@@ -108,7 +108,7 @@ class _TypeModule:
             if base.module == self.module.name:
                 self._object(base, done, lines)
             parent = self.layout.reference(base, self.module.name, self.imports)
-            members = entity.local_members
+            members = entity.own_members
         else:
             self.imports.fields.add("Struct")
         lines += ["", "", self._class_line(class_name(entity.name), parent, members)]

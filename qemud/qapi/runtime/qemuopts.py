@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 IDENTIFIER_HINT = "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter."
+HELP = frozenset(("help", "?"))
+"""Words that ask for help where an option has it."""
 SIZE_HINT = (
     "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively."
 )
@@ -67,7 +69,7 @@ def parse(
                 key, value = implied, part
             else:
                 key, value = (part[2:], "off") if part.startswith("no") and len(part) > 2 else (part, "on")
-                if warn is not None:
+                if warn is not None and part not in HELP:
                     warn(f"short-form boolean option '{part}' deprecated\nPlease use {key}={value} instead")
         # A later value replaces the earlier one, in its later place.
         values.pop(key, None)
