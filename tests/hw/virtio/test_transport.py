@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -61,8 +60,8 @@ def test_requests_come_back_with_what_the_device_wrote(packed: bool, wanted: int
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4), st.booleans()), max_size=60), st.randoms())
 def test_requests_may_come_back_in_any_order(
-    packed: bool, steps: list[tuple[int, int, bool]], random
-) -> None:  # type: ignore[no-untyped-def]
+    packed: bool, steps: list[tuple[int, int, bool]], random: Random
+) -> None:
     device, driver = make(packed=packed, size=13 if packed else 16)
     device.keep = True
     expected: dict[int, bytes] = {}
