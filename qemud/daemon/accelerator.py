@@ -25,12 +25,11 @@ if TYPE_CHECKING:
 ACCELERATORS = frozenset({"tcg"})
 
 _MOST_TB_SIZE = 2048  # MiB: what a branch within translated code can reach on x86-64
-_HELP = frozenset({"help", "?", ""})
 
 
 def asks_for_list(text: str) -> bool:
     """Whether an argument of `-accel` asks which there are; one that names none does, too."""
-    return qemuopts.parse(text, implied="accel").get("accel", "") in _HELP
+    return qemuopts.parse(text, implied="accel").get("accel", "") in qemuopts.HELP | {""}
 
 
 def choose_accelerator(line: CommandLine, from_machine: str | None) -> TcgAccelOptions:

@@ -244,7 +244,7 @@ def _add_fd(text: str, warn: Warn) -> Any:
 def _trace(text: str, warn: Warn) -> Any:
     """Which events to trace; unknown ones are only warned of, as in QEMU."""
     options = _opts("TraceOptions", "enable")(text, warn)
-    if options.enable is not None and options.enable not in {"help", "?"}:
+    if options.enable is not None and options.enable not in qemuopts.HELP:
         from qemud.debug.trace import is_known
 
         if not is_known(options.enable):
@@ -414,7 +414,6 @@ def occurrences(words: list[str]) -> Iterator[Occurrence]:
             yield from config.read(text)
 
 
-_HELP = frozenset(("help", "?"))
 # Options that tell their parameters; those of the second set take a value without a key first, which `help` is then.
 _TELLS = frozenset(
     ("action", "add-fd", "boot", "global", "msg", "overcommit", "rtc", "smp", "audiodev", "display")
@@ -426,7 +425,7 @@ def _asks_for_help(name: str, text: str) -> bool:
     if name not in _TELLS | _TELLS_LATER or text.startswith("{"):
         return False
     parts = qemuopts.split(text)
-    return not _HELP.isdisjoint(parts if name in _TELLS else parts[1:])
+    return not qemuopts.HELP.isdisjoint(parts if name in _TELLS else parts[1:])
 
 
 def parse(words: list[str], warn: Warn = lambda _text: None) -> CommandLine:

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 from qemud import __version__
 from qemud.daemon.accelerator import ACCELERATORS, asks_for_list
 from qemud.daemon.cmdline import OPTIONS, at
-from qemud.qapi.runtime.qemuopts import split
+from qemud.qapi.runtime.qemuopts import HELP, split
 
 if TYPE_CHECKING:
     from qemud._generated.types.options import CommandLine
 
-_HELP = frozenset(("help", "?"))
 _KINDS = {"string": "str", "boolean": "bool (on/off)", "number": "num", "size": "size"}
 _INDENT = 16
 _WIDTH = 96
@@ -53,15 +52,15 @@ def list_asked(line: CommandLine) -> str | None:
     """The list that an option's argument `help` asks for, or None when none does."""
     if line.machine is not None and (listing := _machine_help(line.machine)) is not None:
         return listing
-    if line.cpu in {"help", "?"}:
+    if line.cpu in HELP:
         return _cpus()
     if line.accel and any(map(asks_for_list, line.accel)):
         return "Accelerators supported in QEMU binary:\n" + "".join(
             f"{name}\n" for name in sorted(ACCELERATORS)
         )
-    if line.d in {"help", "?"}:
+    if line.d in HELP:
         return log_item_list()
-    if line.trace and any(given.enable in {"help", "?"} for given in line.trace):
+    if line.trace and any(given.enable in HELP for given in line.trace):
         from qemud.debug.trace import event_list
 
         return event_list()
@@ -100,23 +99,19 @@ def parameters(option: str) -> str:
 
 
 def _chardev_help(text: str) -> str | None:
-    if _HELP.isdisjoint(part.removeprefix("backend=") for part in split(text)):
+    if HELP.isdisjoint(part.removeprefix("backend=") for part in split(text)):
         return None
-    from qemud._generated.enums import ENUMS
+    from qemud.chardev.help import kinds_help
     from qemud.qom.help import asked
 
     kind, wanted = asked(text, "backend")
-    if kind in _HELP:
-        return "Available chardev backend types:\n" + "".join(
-            f"  {name}\n" for name in ENUMS["ChardevBackendKind"]
-        )
-    return parameters("chardev") if wanted else None
+    return kinds_help(kind) or (parameters("chardev") if wanted else None)
 
 
 def _machine_help(text: str) -> str | None:
-    if _HELP.isdisjoint(split(text)) or text.startswith("{"):
+    if HELP.isdisjoint(split(text)) or text.startswith("{"):
         return None
-    if text in _HELP:
+    if text in HELP:
         return _machines()
     from qemud.daemon.machine import unsupported
     from qemud.hw.boards import find_board

@@ -12,13 +12,12 @@ import json
 from typing import TYPE_CHECKING
 
 from qemud.qapi.runtime.errors import GenericError
-from qemud.qapi.runtime.qemuopts import split
+from qemud.qapi.runtime.qemuopts import HELP, split
 from qemud.qom.types import types
 
 if TYPE_CHECKING:
     from qemud.qom.properties import Property
 
-_WORDS = frozenset(("help", "?"))
 _COLUMN = 24
 CATEGORIES = (
     "Controller/Bridge/Hub",
@@ -37,7 +36,7 @@ CATEGORIES = (
 def device_help(text: str) -> str | None:
     """What `-device text` should print, if it asks for help.  Raises DeviceNotFound or GenericError for no type of device."""
     typename, wanted = asked(text, "driver")
-    if typename in _WORDS:
+    if typename in HELP:
         return _devices()
     if not wanted:
         return None
@@ -73,7 +72,7 @@ def object_help(text: str) -> str | None:
         for entry in types
         if entry.location and not entry.abstract and types.is_a(entry.name, "user-creatable")
     )
-    if typename in _WORDS:
+    if typename in HELP:
         return "\n".join(["List of user creatable objects:", *(f"  {name}" for name in creatable)]) + "\n"
     if not wanted:
         return None
@@ -87,7 +86,7 @@ def asked(text: str, implied: str) -> tuple[str, bool]:
     if text.startswith("{"):
         return "", False
     first, *rest = split(text) or [""]
-    return first.removeprefix(f"{implied}="), any(part in _WORDS for part in rest)
+    return first.removeprefix(f"{implied}="), any(part in HELP for part in rest)
 
 
 def options_of(typename: str) -> str:

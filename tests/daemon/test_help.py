@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.programs import LIMIT, QEMUD
+
+if TYPE_CHECKING:
+    from tests.conftest import Starter
 
 ASKED = [
     "-machine help",
@@ -101,3 +105,17 @@ def test_help_is_told_instead_of_anything_else():
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("rtc options:\n")
+
+
+def test_the_human_monitor_tells_the_same(daemon: Starter):
+    program = daemon("-machine", "none", "-display", "none", "-nodefaults")
+    for line, words in [
+        ("device_add help", "-device help"),
+        ("device_add loader,help", "-device loader,help"),
+        ("object_add help", "-object help"),
+        ("object_add iothread,?", "-object iothread,?"),
+        ("chardev-add help", "-chardev help"),
+    ]:
+        told = program.qmp.command("human-monitor-command", {"command-line": line})
+        done = subprocess.run([QEMUD, *words.split()], capture_output=True, text=True, timeout=LIMIT)
+        assert told.replace("\r\n", "\n") == done.stdout

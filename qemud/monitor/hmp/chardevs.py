@@ -17,9 +17,15 @@ if TYPE_CHECKING:
 
 async def add(shell: Shell, arguments: dict[str, Any]) -> None:
     """`chardev-add`: described as for -chardev, with a multiplexer on top if `mux=on` asks for one."""
+    from qemud.chardev.help import kinds_help
     from qemud.chardev.options import describe
 
-    described = describe(_read(shell, arguments["args"]), label=None)
+    values = _read(shell, arguments["args"])
+    asked = kinds_help(values.get("backend", ""))
+    if asked is not None:
+        shell.print(asked)
+        return
+    described = describe(values, label=None)
     label = described.label
     if not described.mux:
         await shell.qmp("chardev-add", {"id": label, "backend": to_wire(described.backend)})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from qemud.qapi.runtime import scalars
 from qemud.qapi.runtime.errors import GenericError, QmpError
-from qemud.qapi.runtime.qemuopts import HintedError
+from qemud.qapi.runtime.qemuopts import HELP, HintedError
 from qemud.qapi.runtime.wire import to_wire
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ async def device_add(shell: Shell, arguments: dict[str, Any]) -> None:
 
     values: dict[str, str] = arguments.get("device", {})
     driver = values.get("driver")
-    asked = [key for key in values if key in {"help", "?"}]
-    if driver is not None and (driver in {"help", "?"} or asked):
+    asked = [key for key in values if key in HELP]
+    if driver is not None and (driver in HELP or asked):
         shell.print(device_help(",".join([driver, *asked])) or "")
         return
     await shell.qmp("device_add", _device(values))
