@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random  # noqa: TC003 - hypothesis reads annotations
 
 import pytest
 from hypothesis import given, settings
