@@ -56,11 +56,13 @@ def run(words: list[str]) -> int:
         if line.version:
             tell(version_text())
             return 0
-        from qemud.daemon.help import list_asked
+        # Files may ask for help as well; who does not is spared the import.
+        if line.config or line.readconfig or any("help" in word or "?" in word for word in words):
+            from qemud.daemon.help import list_asked
 
-        if (listing := list_asked(line)) is not None:
-            tell(listing)
-            return 0
+            if (listing := list_asked(line)) is not None:
+                tell(listing)
+                return 0
         if line.d is not None and (unknown := log_items(line.d)):
             tell(unknown)
             return 1
