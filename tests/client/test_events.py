@@ -164,6 +164,40 @@ def test_a_connection_that_breaks_again_and_again_loses_no_event() -> None:
         run(test(program, address))
 
 
+def toggle_fast(program: Program, times: int) -> None:
+    """The same, of one breath."""
+    for _ in range(times // 100):
+        program.qmp.send(b'{"execute": "cont"} {"execute": "stop"}' * 100)
+        for _ in range(200):
+            assert "return" in program.qmp.reply()
+        program.qmp.log = b""
+        program.qmp.events.clear()
+
+
+def test_who_falls_asleep_learns_what_was_lost() -> None:
+    """The server keeps neither unbounded output nor unbounded history: what is seen and what is said to be lost is everything."""
+    total = 20_000
+
+    async def test(program: Program, address: str) -> None:
+        async with Client.connect(address) as qmp:
+            with qmp.events(limit=total) as events:
+                toggle_fast(program, total // 2)  # without a look at the socket
+                seen, lost = [0], 0
+                while seen[-1] < total:
+                    try:
+                        event = await events.get()
+                    except EventsLost as gap:
+                        lost += gap.count or 0
+                    else:
+                        seen.append(event.sequence or 0)
+                assert seen == sorted(set(seen))
+                assert lost > 0
+                assert len(seen) - 1 + lost == total
+
+    with emulator(QEMUD, "-machine", "none", "-S") as (program, address):
+        run(test(program, address))
+
+
 def test_a_replay_of_no_known_form_is_told_and_what_follows_comes() -> None:
     async def test() -> None:
         async with faked(numbered=True) as (qmp, server):
