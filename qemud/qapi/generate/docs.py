@@ -58,7 +58,7 @@ A type of JSON is told by name:
 | array of … | a list |
 
 A member may be left out where it says *optional* or has a default. The branches of a union have members of their own, beside those
-that all have. `since` names QEMU's version for what QEMU has, and qemud's (0.1) for the rest. A command of which nothing else
+that all have. `since` names QEMU's version for what QEMU has, and qemud's (0.1 and later) for the rest. A command of which nothing else
 is said runs once the machine is made.
 """
 
