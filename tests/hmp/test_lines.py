@@ -286,6 +286,21 @@ def test_figures_with_their_units():
     )
 
 
+def test_what_can_be_plugged():
+    cpu = {"type": "c", "vcpus-count": 1, "qom-path": "/p", "props": {"node-id": 0, "core-id": 2}}
+    assert run("info hotpluggable-cpus", {"query-hotpluggable-cpus": [cpu]}) == (
+        'Hotpluggable CPUs:\n  type: "c"\n  vcpus_count: "1"\n  qom_path: "/p"\n  CPUInstance Properties:\n'
+        '    node-id: "0"\n    core-id: "2"\n'
+    )
+    dimm = {"id": "d", "addr": 4096, "slot": 0, "node": 1, "size": 64, "memdev": "/objects/m"}
+    dimm |= {"hotplugged": True, "hotpluggable": False}
+    device = {"type": "dimm", "data": dimm}
+    assert run("info memory-devices", {"query-memory-devices": [device]}) == (
+        'Memory device [dimm]: "d"\n  addr: 0x1000\n  slot: 0\n  node: 1\n  size: 64\n  memdev: /objects/m\n'
+        "  hotplugged: true\n  hotpluggable: false\n"
+    )
+
+
 def test_memory_backends():
     backend = {"id": "m", "size": 4096, "policy": "bind", "host-nodes": [0, 2, 3, 4]}
     backend |= dict.fromkeys(("merge", "dump", "prealloc", "share"), False)

@@ -59,6 +59,30 @@ async def roms(shell: Shell, _arguments: dict[str, Any]) -> None:
     await _text(shell, "x-query-roms")
 
 
+async def hotpluggable_cpus(shell: Shell, _arguments: dict[str, Any]) -> None:
+    """`info hotpluggable-cpus`."""
+    cpus = await shell.qmp("query-hotpluggable-cpus")
+    shell.print("Hotpluggable CPUs:\n")
+    for cpu in cpus:
+        shell.print(f'  type: "{cpu["type"]}"\n  vcpus_count: "{cpu["vcpus-count"]}"\n')
+        if "qom-path" in cpu:
+            shell.print(f'  qom_path: "{cpu["qom-path"]}"\n')
+        shell.print("  CPUInstance Properties:\n")
+        for name, value in cpu["props"].items():
+            shell.print(f'    {name}: "{value}"\n')
+
+
+async def memory_devices(shell: Shell, _arguments: dict[str, Any]) -> None:
+    """`info memory-devices`."""
+    for device in await shell.qmp("query-memory-devices"):
+        data = device["data"]
+        shell.print(f'Memory device [{device["type"]}]: "{data.get("id", "")}"\n  addr: {data["addr"]:#x}\n')
+        for name in ("slot", "node", "size", "memdev"):
+            shell.print(f"  {name}: {data[name]}\n")
+        for name in ("hotplugged", "hotpluggable"):
+            shell.print(f"  {name}: {'true' if data[name] else 'false'}\n")
+
+
 async def memdev(shell: Shell, _arguments: dict[str, Any]) -> None:
     """`info memdev`."""
     for backend in await shell.qmp("query-memdev"):
