@@ -142,6 +142,10 @@ class Vm:
         self.mailboxes = FakeMailboxes()
         self.vcpus: list[Any] = [FakeVcpu()]
         self.requests: list[tuple[Any, ...]] = []
+        self.events: list[tuple[str, Any]] = []
+
+    def emit(self, name: str, data: dict[str, Any] | None = None) -> None:
+        self.events.append((name, data))
 
     def request_shutdown(self, cause: ShutdownCause, status: int = 0) -> None:
         self.requests.append(("shutdown", cause.value, status))

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from qemud._generated.types.hw_riscv import VirtioMmioOptions
 from qemud.hw.misc.sifive_test import SifiveTest
 from qemud.hw.rtc.goldfish import GoldfishRtc
 from qemud.hw.virtio.mmio import VirtioMmio
+from tests.accel import asm
 from tests.hw.support import Lines, Vm, bring_up
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Starter
 
 TIME_LOW, TIME_HIGH, ALARM_LOW, ALARM_HIGH = 0x00, 0x04, 0x08, 0x0C
 IRQ_ENABLED, CLEAR_ALARM, ALARM_STATUS, CLEAR_INTERRUPT = 0x10, 0x14, 0x18, 0x1C
@@ -49,6 +57,48 @@ def test_the_time_can_be_set_and_survives_a_reset():
     device.reset_enter()
     vm.pass_time(5)
     assert read_time(device) == 0x1111_0000_2227
+
+
+def test_clients_are_told_of_a_time_that_is_set_once_while_the_message_is_under_way():
+    device, vm, _ = rtc()
+    mail = vm.mailboxes
+    set_time(device, NOW + 78_900_000_000)
+    for ahead in (5, 6, 7):
+        set_time(device, NOW - ahead * 10**9)
+    assert len(mail.to_loop) == 1
+    mail.run_loop()
+    mail.run_machine()
+    mail.run_loop()
+    mail.run_machine()
+    assert (mail.to_loop, mail.to_machine) == ([], [])
+    assert [(name, data["offset"]) for name, data in vm.events] == [("RTC_CHANGE", 78), ("RTC_CHANGE", -7)]
+
+
+def set_time(device: GoldfishRtc, time: int) -> None:
+    device.write(TIME_HIGH, time >> 32, 4)
+    device.write(TIME_LOW, time & 0xFFFFFFFF, 4)
+
+
+def test_a_guest_sets_its_clock(daemon: Starter, tmp_path: Path):
+    """A day ahead of the base that the user gave, which is not what counts."""
+    firmware, when = tmp_path / "firmware", 1_700_000_000_000_000_000 + 86_400 * 10**9
+    firmware.write_bytes(
+        asm.program(
+            asm.li(asm.S0, 0x101000),
+            asm.li(asm.A0, when >> 32),
+            asm.store(4, asm.A0, asm.S0, TIME_HIGH),
+            asm.li(asm.A0, when & 0xFFFFFFFF),
+            asm.store(4, asm.A0, asm.S0, TIME_LOW),
+            asm.label("end"),
+            asm.j("end"),
+        )
+    )
+    board = ("-machine", "virt", "-m", "16", "-display", "none", "-nodefaults", "-S")
+    program = daemon(*board, "-bios", str(firmware), "-rtc", "base=2023-11-14T22:13:20")
+    program.qmp.command("cont")
+    told = program.qmp.event("RTC_CHANGE")["data"]
+    assert told["qom-path"] == "/machine/rtc"
+    assert 86_400 - 60 < told["offset"] <= 86_400
 
 
 def test_an_alarm_goes_off_once_and_interrupts_where_enabled():

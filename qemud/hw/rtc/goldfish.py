@@ -9,7 +9,8 @@
     0x18 ALARM_STATUS     read only
     0x1C CLEAR_INTERRUPT  write only
 
-It shows the host's wall clock, moved by what the guest has written; that goes on while the machine stands still.
+It shows the host's wall clock, moved by what the guest has written; that goes on while the machine stands still.  What the guest
+writes is told to clients (RTC_CHANGE), for a manager that keeps the time of a machine from one start to the next; QEMU's does not.
 
 Source: Android emulator, docs/GOLDFISH-VIRTUAL-HARDWARE.TXT, section VI; Linux 6.12, include/linux/../drivers/rtc/rtc-goldfish.c.
 """
@@ -18,8 +19,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qemud._generated.events.hw_riscv import rtc_change
 from qemud._generated.types.hw_riscv import GoldfishRtcState
 from qemud.logs import guest_error
+from qemud.machine.clock import NS_PER_SECOND
 from qemud.qom.device import SysBusDevice
 
 if TYPE_CHECKING:
@@ -53,6 +56,8 @@ class GoldfishRtc(SysBusDevice, type_name="goldfish_rtc", state=GoldfishRtcState
         self.init_irq()
         self._timer: Timer | None = None
         self._moment: Timer | None = None
+        self._telling = False  # of a change, while its message is under way
+        self._changed = False  # again meanwhile
 
     def realize(self) -> None:
         """Claim the registers and a timer of the wall clock."""
@@ -120,6 +125,7 @@ class GoldfishRtc(SysBusDevice, type_name="goldfish_rtc", state=GoldfishRtcState
             case Reg.TIME_LOW:
                 time = self.time()
                 self._set_time(time & ~_LOW | value)
+                self._tell()  # drivers write the upper half first
             case Reg.TIME_HIGH:
                 time = self.time()
                 self._set_time(time & _LOW | value << 32)
@@ -144,6 +150,27 @@ class GoldfishRtc(SysBusDevice, type_name="goldfish_rtc", state=GoldfishRtcState
         state.tick_offset = (state.tick_offset + time - self.time()) & _MASK64
         if state.alarm_running:
             self._set_alarm()
+
+    def _tell(self) -> None:
+        """Let clients know of the new time; one message is under way at most, however often the guest sets it."""
+        if self._telling:
+            self._changed = True
+            return
+        self._telling = True
+        ahead = (self.state.tick_offset - self.machine.rtc_offset) & _MASK64
+        seconds = (ahead - (ahead >> 63 << 64)) // NS_PER_SECOND
+        self.machine.mailboxes.send(self._send_change, seconds)
+
+    def _send_change(self, seconds: int) -> None:
+        """On the event loop."""
+        rtc_change(self.machine.emit, offset=seconds, qom_path=self.path)
+        self.machine.mailboxes.post(self._told)
+
+    def _told(self) -> None:
+        self._telling = False
+        if self._changed:
+            self._changed = False
+            self._tell()
 
     def _set_alarm(self) -> None:
         ahead = self.state.alarm_next - self.time()
