@@ -241,6 +241,7 @@ def _wait_for(path: Path, text: bytes) -> None:
         "<clock offset='localtime'/>",
         "<clock offset='variable' adjustment='100'/>",
         "<features><acpi/></features>",
+        "<features><tcg><tb-cache unit='MiB'>64</tb-cache></tcg></features>",
         "<on_crash>preserve</on_crash>",
     ],
 )
