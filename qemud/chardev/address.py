@@ -35,6 +35,9 @@ ResolveFd: TypeAlias = "Callable[[str], int]"
 Identity: TypeAlias = "tuple[int, int]"
 """Device and inode of a socket in the file system."""
 
+BACKLOG = 1024
+"""How many clients may wait to be served, one after the other; with QEMU's 1, others at the same time are turned away."""
+
 _SUN_PATH = 108
 _PORT_MAX = 65535
 _STANDARD_ERROR = 2
@@ -95,7 +98,7 @@ async def listen(address: Address, resolve_fd: ResolveFd, replaces: Collection[I
     sock = adopt(address, resolve_fd)
     try:
         if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            sock.listen(1)
+            sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         raise GenericError(f"Failed to listen on fd socket: {_reason(error)}") from None
@@ -119,7 +122,7 @@ def _listen_unix(address: UnixSocketAddress, replaces: Collection[Identity]) -> 
             _remove_stale(path, replaces)
         sock.bind(name)
         listener = Listener([sock], None if address.abstract else path)
-        sock.listen(1)
+        sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         raise GenericError(f"Failed to bind socket to {path}: {_reason(error)}") from None
@@ -200,7 +203,7 @@ def _bind_first(
                     sock.bind(target)
             else:
                 sock.bind(target)
-            sock.listen(1)
+            sock.listen(BACKLOG)
         except OSError as error:
             sock.close()
             if error.errno != errno.EADDRINUSE:

@@ -141,12 +141,17 @@ class HangupWatch:
 
     def __init__(self, fd: int, gone: Callable[[], object], events: int) -> None:
         """`events` are those to look for beside hang-ups of both directions and errors, which always come."""
+        self._fd = fd
+        self._events = events
         self._epoll = select.epoll()
         self._epoll.register(fd, events)
         self._input = Input(self._epoll.fileno(), gone)
 
-    def on(self) -> None:
-        """Call `gone` when the other side has gone."""
+    def on(self, events: int) -> None:
+        """Call `gone` when the other side has gone; `events` as before."""
+        if events != self._events:
+            self._events = events
+            self._epoll.modify(self._fd, events)
         self._input.on()
 
     def off(self) -> None:
@@ -190,7 +195,10 @@ class DescriptorChardev(Chardev):
     _ending = False  # input has ended, output has not all left
 
     hangup_events: int | None = 0
-    """What tells, beside a hang-up of both directions, that nobody is there for the output; None: not even that."""
+    """What tells, beside a hang-up of both directions, that nobody is there for the output; None: not even that.
+
+    It is not looked for while the other side may have finished and be waiting: for answers, for a user to come, for the last bytes.
+    """
 
     def connect(self, fd_in: int, output: Output | None) -> None:
         """Serve these from now on; `fd_in` is -1 where there is no input."""
@@ -238,6 +246,8 @@ class DescriptorChardev(Chardev):
             self.input_ended()
         elif not self._input.is_on:
             self._hung_up()
+        else:  # the loop may have told of the error already, and tells once
+            asyncio.get_running_loop().call_soon(self._hung_up_from, self._input)
 
     def transmit(self, data: bytes) -> None:
         """As in the base."""
@@ -271,31 +281,55 @@ class DescriptorChardev(Chardev):
 
     def _watch_hangup(self) -> None:
         """Nobody reads for now."""
-        if self.hangup_events is None:
+        events = self.hangup_events
+        if events is None:
             return
+        if self._ending or self._port is None or self._port.answers:
+            events = 0
         if self._watch is None:
-            self._watch = HangupWatch(self._fd_in, self._hung_up, self.hangup_events)
-        self._watch.on()
+            self._watch = HangupWatch(self._fd_in, self._hung_up, events)
+        self._watch.on(events)
 
     def _readable(self) -> None:
-        """There is input, or its end."""
+        """There is input, or its end.
+
+        Behind the last input of one who has gone with an error is the end, and of that uvloop tells no second time: so look at once.
+        """
+        watch = self._input
+        if self._read() and self._input is watch and self._read() and self._input is watch:
+            asyncio.get_running_loop().call_soon(self._readable_from, watch)
+
+    def _readable_from(self, watch: Input | None) -> None:
+        """Read on, if it is still the same descriptor."""
+        if watch is not None and self._input is watch and watch.is_on:
+            self._readable()
+
+    def _hung_up_from(self, watch: Input) -> None:
+        """Give up, if it is still the same descriptor."""
+        if self._input is watch:
+            self._hung_up()
+
+    def _read(self) -> bool:
+        """Take one piece of input; whether there was one, and there may be more."""
         allowance = self.allowance
         if allowance <= 0:
             self._update_input()
-            return
+            return False
         try:
             data = self.receive(min(READ_SIZE, allowance))
         except (BlockingIOError, InterruptedError):
-            return
+            return False
         except OSError:  # reset, or a terminal that was hung up: the end as well
             self.input_ended()
-            return
+            return False
         if not data:
             self.end_when_sent()
-            return
+            return False
         self.decode(data)
         if self._input is not None and self.allowance <= 0:
             self._update_input()
+            return False
+        return True
 
     def end_when_sent(self) -> None:
         """The other side sends no more; it may still read."""

@@ -122,6 +122,11 @@ class MuxChardev(Chardev):
         port.notify(ChardevEvent.MUX_IN)
         self._take_more()
 
+    @property
+    def is_behind(self) -> bool:
+        """As in the base, of the chardev below."""
+        return self.base.is_behind
+
     def take_fds(self) -> list[int]:
         """As in the base."""
         return self._below.take_fds()

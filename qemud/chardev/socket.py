@@ -308,7 +308,8 @@ class SocketChardev(DescriptorChardev):
             self.hangup_events = 0
         else:
             self._recv = sock.recv
-            # TCP does not tell one who has merely finished from one who has gone, and the next client shall not have to wait.
+            # TCP does not tell one who has merely finished from one who has gone.  Where nobody answers, it is taken for the latter:
+            # the next client shall not have to wait for a guest to read.
             self.hangup_events = select.EPOLLRDHUP
             if self._options.nodelay and sock.family in {socket.AF_INET, socket.AF_INET6}:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -70,6 +70,7 @@ class Port:
         "_paused",
         "_receive",
         "_waiters",
+        "answers",
         "can_change",
         "chardev",
         "is_open",
@@ -79,6 +80,7 @@ class Port:
         self.chardev: Chardev | None = chardev
         self.is_open = False
         self.can_change = False
+        self.answers = False
         self._receive: Callable[[bytes], object] = _ignore
         self._event: Callable[[ChardevEvent], object] = _ignore
         self._drained: Callable[[], object] | None = None
@@ -99,12 +101,15 @@ class Port:
         credit: int = UNLIMITED,
         is_open: bool = True,
         can_change: bool = False,
+        answers: bool = False,
     ) -> None:
         """Begin to receive; an OPENED that came earlier is delivered now, before this returns.
 
         `credit` is how many bytes may come before the first `grant`; `is_open` is what query-chardev shows as frontend-open;
-        `gather` makes the user write what it still holds back, at the end; `can_change` says that the chardev may be replaced under this user.
+        `gather` makes the user write what it still holds back, at the end; `can_change` says that the chardev may be replaced under this user;
+        `answers` that what the user writes answers what it has received: it is for the one who sent that, and for nobody else.
         """
+        self.answers = answers
         self.can_change = can_change
         self._receive = receive
         self._event = event or _ignore
@@ -128,7 +133,7 @@ class Port:
 
     def write(self, data: bytes) -> None:
         """Send bytes: at once as far as the outside takes them, the rest when it does."""
-        if self.chardev is not None:
+        if self.chardev is not None and not (self.answers and self.chardev.is_behind):
             self.chardev.write(data)
 
     @property
@@ -312,6 +317,8 @@ class Chardev:
             port.notify(ChardevEvent.OPENED)
         if port.allowance > 0:
             self.input_wanted(port)
+        else:
+            self.input_unwanted(port)
 
     def port_detached(self, port: Port) -> None:
         """The port is gone."""
@@ -398,6 +405,11 @@ class Chardev:
         """Somebody is there, or is gone."""
         self.is_open = is_open
         self.happened(ChardevEvent.OPENED if is_open else ChardevEvent.CLOSED)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the user still has input before it of one who has gone."""
+        return bool(self._inbox) and ChardevEvent.CLOSED in self._inbox
 
     @property
     def kept(self) -> int:

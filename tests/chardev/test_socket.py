@@ -375,6 +375,38 @@ def test_a_client_that_resets_does_no_harm(tmp_path: Path) -> None:
     run_on("asyncio", main())
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("size", [1, 300_000])
+@pytest.mark.parametrize("answers", [False, True])
+def test_the_last_words_of_one_who_resets_are_read_and_the_next_is_served(
+    loop: str, size: int, answers: bool
+) -> None:
+    async def main() -> None:
+        chardevs = Chardevs()
+        chardev = await chardevs.open_options("socket,id=c,host=127.0.0.1,port=0,server=on,wait=off")
+        port = int(chardev.filename.removesuffix(",server=on").rpartition(":")[2])
+        user = User(chardev, credit=0)
+        for _ in range(5):
+            with socket.create_connection(("127.0.0.1", port)) as sock:
+                await user.sees(OPENED)
+                peer = Peer(fd := os.dup(sock.fileno()), fd)
+                writing = asyncio.create_task(peer.write(bytes(size)))
+                user.port.grant(size)
+                if size > 1:
+                    await user.until(lambda: len(user.received) >= size // 2)
+                await writing
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, array.array("i", [1, 0]).tobytes())
+                peer.close()
+            if answers:
+                user.port.write(b"x")
+                user.port.write(b"y")
+            await user.sees(CLOSED)
+            await user.gets(bytes(size))
+        await chardevs.close_all()
+
+    run_on(loop, main())
+
+
 # -- a client that finishes ------------------------------------------------------------------------------------------------
 
 

@@ -116,7 +116,8 @@ class FakePort:
         self.detached = False
         self.fds: list[int] = []
 
-    def start(self, receive: Any, event: Any = None, drained: Any = None) -> None:
+    def start(self, receive: Any, event: Any = None, drained: Any = None, *, answers: bool = False) -> None:
+        assert answers
         self.receive, self.event, self.drained = receive, event, drained
 
     def write(self, data: bytes) -> None:

@@ -52,9 +52,13 @@ class Client:
 
 
 class Kind:
-    """A kind of chardev: how to make it, and how to reach it.  A client may come again unless `once`."""
+    """A kind of chardev: how to make it, and how to reach it.  A client may come again unless `once`.
+
+    Where it `finishes`, one who has gone looks like one who waits for answers, until those are sent.
+    """
 
     once = False
+    finishes = False
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "socket"
@@ -78,6 +82,8 @@ class Unix(Kind):
 
 
 class Tcp(Kind):
+    finishes = True
+
     async def make(self, chardevs: Chardevs) -> str:
         return (await chardevs.open_compact("monitor", "tcp:127.0.0.1:0,server=on,wait=off")).filename
 
@@ -183,9 +189,12 @@ def test_the_next_client_begins_anew(kind: Kind) -> None:
             while services.log != ["begun", "ended"]:
                 await asyncio.sleep(0)
             return
+        if kind.finishes:
+            services.gates[0].set_result("for nobody")
         client = await connect()
         assert [*await client.message()] == ["QMP"]
-        services.gates[0].set_result("for nobody")
+        if not kind.finishes:
+            services.gates[0].set_result("for nobody")
         client.send("query-name", 3)
         refused = await client.message()
         assert (refused["id"], refused["error"]["class"]) == (3, "CommandNotFound")

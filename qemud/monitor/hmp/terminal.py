@@ -57,7 +57,7 @@ class HumanMonitor:
         self._passed = PassedDescriptors(expected=lambda: bool(self._keys) or self._asked is not None)
         self._context = copy_context()
         self._context.run(current.set, self._passed)
-        port.start(self._receive, self._on_event)
+        port.start(self._receive, self._on_event, answers=True)
 
     @cached_property
     def _shell(self) -> Shell:

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
             receive: Callable[[bytes], object],
             event: Callable[[ChardevEvent], object] | None = None,
             drained: Callable[[], object] | None = None,
+            *,
+            answers: bool = False,
         ) -> None:
             """Begin to call back."""
 
@@ -133,7 +135,7 @@ class Monitor:
         self._retired = False
         self._pump_soon = False
         self._flush_soon = False
-        port.start(self._receive, self._on_event, self._pump)
+        port.start(self._receive, self._on_event, self._pump, answers=True)
 
     def close(self) -> None:
         """Leave the chardev.  Commands that still wait are cancelled; output that the chardev has will leave."""
