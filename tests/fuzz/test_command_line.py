@@ -131,7 +131,7 @@ def test_any_words(directory: Path):
             status, said = outcome(directory, words)
             _check(words, status, said)
             if status:
-                outcomes.refuse(said.partition(": ")[2])
+                outcomes.refuse(said.partition(": ")[2].strip() or said)
             else:
                 outcomes.take()
     outcomes.check("command lines", taken=0, kinds=15)
