@@ -42,6 +42,14 @@ TYPES: tuple[TypeEntry, ...] = (
         options="VirtioDeviceOptions",
     ),
     TypeEntry(
+        "virtio-blk-device",
+        "virtio-device",
+        "qemud.hw.virtio.blk:VirtioBlk",
+        options="VirtioBlkOptions",
+        links=(("iothread", "iothread"),),
+        user_creatable=True,
+    ),
+    TypeEntry(
         "virtio-rng-device",
         "virtio-device",
         "qemud.hw.virtio.rng:VirtioRng",

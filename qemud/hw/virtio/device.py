@@ -136,6 +136,14 @@ class VirtioDevice(
         """What this kind of device offers."""
         return 0
 
+    def offer(self, *, modern: bool) -> int:
+        """All that the driver is offered; `modern` says whether a driver of version 1 of the standard may come."""
+        features = self.features()
+        for name, bit in _OPTIONS:
+            if getattr(self.options, name):
+                features |= bit
+        return features | FEATURE_VERSION_1 if modern else features & 0xFFFF_FFFF
+
     def config(self) -> bytes:
         """The configuration space as it is now, little-endian."""
         return b""
@@ -202,7 +210,7 @@ class VirtioDevice(
             VirtQueue(index, size, self.dma, transport.queue_interrupt)
             for index, size in enumerate(self.queue_sizes)
         ]
-        self.host_features = self._offer(modern=transport.modern)
+        self.host_features = self.offer(modern=transport.modern)
         dma.on_ram_removed.append(self._remap)
         transport.plugged(self)
 
@@ -221,13 +229,6 @@ class VirtioDevice(
     def reset_enter(self) -> None:
         """The state after power-on."""
         self.reset()
-
-    def _offer(self, *, modern: bool) -> int:
-        features = self.features()
-        for name, bit in _OPTIONS:
-            if getattr(self.options, name):
-                features |= bit
-        return features | FEATURE_VERSION_1 if modern else features & 0xFFFF_FFFF
 
     def _remap(self) -> None:
         """RAM has gone away; perhaps it was where the rings were."""

@@ -1,0 +1,1 @@
+"""Disks: what all devices that have a drive share."""
