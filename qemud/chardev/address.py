@@ -69,8 +69,13 @@ class Listener:
         self.sockets = sockets
         self._path = path
         self.identity: Identity | None = None if path is None else _identity(path)
-        for sock in sockets:
-            sock.setblocking(False)
+        try:
+            for sock in sockets:
+                sock.setblocking(False)
+        except BaseException:
+            for sock in sockets:
+                sock.close()
+            raise
 
     def close(self) -> None:
         """Close the sockets, and remove the path if it is still ours."""
@@ -114,6 +119,7 @@ def _listen_unix(address: UnixSocketAddress, replaces: Collection[Identity]) -> 
         path = tempfile.mktemp("", "qemud-socket-", tempfile.gettempdir())  # noqa: S306 - bind refuses an existing name
     name = _sun_path(path, address)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    is_bound = False
     try:
         if not address.abstract:
             os.fchmod(
@@ -121,10 +127,13 @@ def _listen_unix(address: UnixSocketAddress, replaces: Collection[Identity]) -> 
             )  # Linux gives the path the mode of the unbound socket, less the umask
             _remove_stale(path, replaces)
         sock.bind(name)
+        is_bound = not address.abstract
         listener = Listener([sock], None if address.abstract else path)
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
+        if is_bound:
+            os.unlink(path)
         raise GenericError(f"Failed to bind socket to {path}: {_reason(error)}") from None
     except BaseException:
         sock.close()
@@ -232,8 +241,8 @@ async def _connect_unix(address: UnixSocketAddress) -> socket.socket:
     """A UNIX domain socket.  A full backlog is waited for."""
     name = _sun_path(address.path, address)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.setblocking(False)
     try:
+        sock.setblocking(False)
         while True:
             try:
                 sock.connect(name)
@@ -264,8 +273,8 @@ async def _connect_inet(address: InetSocketAddress) -> socket.socket:
             sock = socket.socket(family_, type_, protocol)
         except OSError as error:
             raise GenericError(f"Failed to create socket family {family_}: {_reason(error)}") from None
-        sock.setblocking(False)
         try:
+            sock.setblocking(False)
             await loop.sock_connect(sock, sockaddr)
             if address.keep_alive:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -74,7 +74,12 @@ class FileChardev(DescriptorChardev):
         output = None
         if fd_out >= 0:
             if is_file(fd_out):
-                self._writer = PooledWriter(os.dup(fd_out), drained=self.output_drained)
+                copy = os.dup(fd_out)
+                try:
+                    self._writer = PooledWriter(copy, drained=self.output_drained)
+                except BaseException:
+                    close_file(copy)
+                    raise
             else:
                 output = Output(fd_out, failed=self.output_failed, drained=self.output_drained)
         if fd_in >= 0 and not is_pollable(fd_in):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from qemud.chardev.file import open_path
 from qemud.chardev.pool import PooledWriter
+from qemud.machine.descriptors import close_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +20,12 @@ class Log:
         """GenericError: the file cannot be made."""
         flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC)
         self.on_drained: Callable[[], object] = lambda: None
-        self._writer = PooledWriter(open_path(path, flags, "Could not create"), drained=self._drained)
+        fd = open_path(path, flags, "Could not create")
+        try:
+            self._writer = PooledWriter(fd, drained=self._drained)
+        except BaseException:
+            close_file(fd)
+            raise
 
     def _drained(self) -> None:
         """Few bytes are pending."""

@@ -230,7 +230,12 @@ class Chardevs:
         """Open and remember."""
         chardev = await self._open(label, backend, resolve_fd)
         self._chardevs[label] = chardev
-        self._added(chardev)
+        try:
+            self._added(chardev)
+        except BaseException:
+            del self._chardevs[label]
+            chardev.close()
+            raise
         return chardev
 
     def _forget(self, chardev: Chardev) -> None:
