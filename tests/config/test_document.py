@@ -68,7 +68,7 @@ LOADER = st.fixed_dictionaries(
     optional={"data-be": st.booleans()},
 )
 BACKEND = st.one_of(
-    st.just({"type": "null", "data": {}}),
+    st.builds(lambda: {"type": "null", "data": {}}),
     st.sampled_from([4096, 65536]).map(lambda size: {"type": "ringbuf", "data": {"size": size}}),
 )
 
@@ -86,7 +86,10 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
                 "action": st.fixed_dictionaries(
                     {"reboot": SERVED, "panic": st.sampled_from(["none", "pause"])}
                 ),
-                "globals": st.just([{"driver": "serial-mm", "property": "baudbase", "value": "115,200"[:3]}]),
+                # Made anew each time: a test changes it.
+                "globals": st.builds(
+                    lambda: [{"driver": "serial-mm", "property": "baudbase", "value": "115,200"[:3]}]
+                ),
                 "accel": st.fixed_dictionaries(
                     {"tb-size": st.sampled_from([8, 16])},
                     optional={"thread": st.sampled_from(["single", "multi"])},
