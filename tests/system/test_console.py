@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from qemud.demo import DEMO_GUEST
 from tests.system.linux import kernel, run, shell
 
 if TYPE_CHECKING:
@@ -56,3 +57,21 @@ def test_input_while_the_guest_is_stopped_and_started(daemon: Starter) -> None:
     [port] = run(program, "grep ^0: /proc/tty/driver/serial")
     assert "uart:16550A" in port
     assert "oe:" not in port
+
+
+def test_output_while_nobody_reads_and_the_guest_is_stopped_and_started(daemon: Starter) -> None:
+    """The guest is held back by a full line, stopped and started all the while; every character comes, in order."""
+    options = ("-machine", "virt", "-m", "64", "-display", "none", "-kernel", str(DEMO_GUEST))
+    program = daemon(*options, serial=True)
+    program.serial.expect("demo> ")
+    program.serial.send(b"count 15000\r")
+    for _ in range(100):
+        program.qmp.command("stop")
+        program.qmp.command("cont")
+    for _ in range(100):
+        program.qmp.command("stop")
+        program.serial.expect("\n")
+        program.qmp.command("cont")
+    program.serial.expect("demo> ")
+    printed = program.serial.log.replace(b"\r", b"").split(b"count 15000\n", 1)[1].split(b"\n")[:-1]
+    assert printed == [b"count %d" % number for number in range(1, 15_001)]
