@@ -169,13 +169,17 @@ async def _listen_inet(address: InetSocketAddress) -> list[socket.socket]:
         raise GenericError("keep-alive option is not supported for passive sockets")
     family = _family(address)
     _check_port(address.port)
-    flags = socket.AI_PASSIVE
+    # Without a host and without AI_PASSIVE these are the loopback addresses.
+    flags = socket.AI_PASSIVE if address.host else 0
     if address.numeric:
         flags |= socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     found = await _resolve(address, address.host or None, address.port or None, family, flags)
     sockets: list[socket.socket] = []
     trouble = GenericError("Failed to create a socket")
-    for family_, type_, protocol, _, sockaddr in found:
+    for family_, type_, protocol, _, given in found:
+        sockaddr = given
+        if sockets and not sockaddr[1]:  # the port that the system chose for the first
+            sockaddr = (sockaddr[0], sockets[0].getsockname()[1], *sockaddr[2:])
         try:
             sockets.append(_bind_first(address, family_, type_, protocol, sockaddr))
         except GenericError as error:

@@ -76,7 +76,7 @@ class SocketChardev(DescriptorChardev):
         if options.tls_creds is not None:
             from qemud.chardev.tls import Protection
 
-            protection = Protection(objects(), options.tls_creds, options.tls_authz, server=options.server)
+            protection = Protection(objects, options.tls_creds, options.tls_authz, server=options.server)
         try:
             _validate(options)
         except GenericError:

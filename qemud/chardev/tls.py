@@ -94,12 +94,17 @@ class Protection:
     """What the options of a socket say of TLS."""
 
     def __init__(
-        self, objects: Mapping[str, Object], credentials: str, authz: str | None, *, server: bool
+        self,
+        objects: Callable[[], Mapping[str, Object]],
+        credentials: str,
+        authz: str | None,
+        *,
+        server: bool,
     ) -> None:
-        """The credentials cannot be removed until `release`.  GenericError: there are none of that id, or not such."""
+        """`objects` are those that there are now; the credentials cannot be removed until `release`.  GenericError: there are none of that id, or not such."""
         endpoint = QCryptoTLSCredsEndpoint.SERVER if server else QCryptoTLSCredsEndpoint.CLIENT
         self._objects = objects
-        self._credentials = find_credentials(objects, credentials, endpoint)
+        self._credentials = find_credentials(objects(), credentials, endpoint)
         self._authz = authz
         if authz is not None and not self._credentials.identifies_peer:
             raise GenericError("'tls-authz' option requires TLS credentials that verify the peer")
@@ -116,7 +121,7 @@ class Protection:
         stream = TlsStream(sock, session)
         if self._authz is not None and hostname is None:
             try:
-                await authorize(self._objects, self._authz, session.peer_name())
+                await authorize(self._objects(), self._authz, session.peer_name())
             except GenericError:
                 stream.say_goodbye()
                 raise

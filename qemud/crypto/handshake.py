@@ -54,6 +54,9 @@ async def _shake(sock: socket.socket, session: TlsSession) -> None:
                 await loop.sock_sendall(sock, output)
             if done:
                 return
-            session.feed(await loop.sock_recv(sock, _READ_SIZE))
+            data = await loop.sock_recv(sock, _READ_SIZE)
+            if not data:
+                raise TlsError("TLS handshake failed: the connection ended")
+            session.feed(data)
     except OSError as error:
         raise TlsError(f"TLS handshake failed: {error.strerror or error}") from None

@@ -51,7 +51,7 @@ _PRINTABLE = {
 _IA5 = {"0.9.2342.19200300.100.1.25": "DC", "1.2.840.113549.1.9.1": "EMAIL"}
 """Attributes whose values are IA5 strings."""
 
-_SPECIAL = frozenset(',+"\\<>;=')
+_SPECIAL = frozenset(',+"\\<>;')
 
 
 def dn_text(name: Element) -> str:
