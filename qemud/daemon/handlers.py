@@ -7,7 +7,10 @@ table, the classes and the schema to each other.
 from __future__ import annotations
 
 HANDLERS: dict[str, str] = {
+    "block": "qemud.block.media:BlockHandlers",
     "block-core": "qemud.block.commands:BlockCoreHandlers",
+    "block-info": "qemud.block.commands:BlockInfoHandlers",
+    "block-stats": "qemud.block.commands:BlockStatsHandlers",
     "char": "qemud.chardev.commands:CharHandlers",
     "config": "qemud.daemon.config_query:ConfigHandlers",
     "control": "qemud.monitor.commands:ControlHandlers",
@@ -22,6 +25,7 @@ HANDLERS: dict[str, str] = {
     "migration": "qemud.migration.commands:MigrationHandlers",
     "monitor": "qemud.monitor.hotplug:MonitorHandlers",
     "options": "qemud.daemon.commands:OptionsHandlers",
+    "pci": "qemud.hw.pci.commands:PciHandlers",
     "qdev": "qemud.qom.commands:QdevHandlers",
     "qom": "qemud.qom.commands:QomHandlers",
     "run-state": "qemud.machine.commands:RunStateHandlers",

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 
+_PATIENCE = 5_000_000_000
+"""For how long a guest that was asked to let a device go is not asked again, ns."""
+
 NOT_PROPERTIES = frozenset(("driver", "bus", "id"))
 """Arguments of `device_add` that are no properties of the device."""
 
@@ -112,6 +115,8 @@ class DeviceMaker:
             if given not in NOT_PROPERTIES:
                 device.set_provenance(given, Provenance.USER)
         device.hotplugged = hotplug
+        device.on_leave = self._left
+        device.on_refusal = self._refused
         if name is not None:
             device.id = name
             board.peripheral.add_child(name, device)
@@ -153,21 +158,51 @@ class DeviceMaker:
         _check_hotplug(type(found), found.bus, board)
         self._leaving.add(found)
         try:
-            gone = await self._call(_unplug, found)
+            gone = await self._call(_request_unplug, found, name)
+            if gone is not None:
+                await self._farewell(gone)
         finally:
             self._leaving.discard(found)
-        path = found.path
-        for device in gone:
-            await device.settled()
-        for device in gone:
-            await device.give_up()
-            for target in device.linked():
-                if isinstance(target, UserCreatable):
-                    target.release()
-            device.unparent()
+
+    def _left(self, device: Device) -> None:
+        """On the machine thread: the guest has let go of a device."""
+        device.machine.mailboxes.send(self._begin_farewell, device, _unplug(device))
+
+    def _begin_farewell(self, device: Device, gone: list[Device]) -> None:
+        self._leaving.add(device)
+        task = asyncio.ensure_future(self._farewell(gone))
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        task.add_done_callback(lambda _task: self._leaving.discard(device))
+
+    async def _farewell(self, gone: list[Device]) -> None:
+        """On the loop: give back what unrealized devices had, take them out of the tree, and tell of it.
+
+        A device that is a part of another one shares its backends, and goes with it.
+        """
         from qemud._generated.events.qdev import device_deleted
 
-        device_deleted(self._emit, device=found.id, path=path)
+        for device in gone:
+            await device.settled()
+        paths = {device: device.path for device in gone}
+        for device in gone:
+            if device.parent not in paths:
+                await device.give_up()
+                for target in device.linked():
+                    if isinstance(target, UserCreatable):
+                        target.release()
+        for device in gone:
+            device.unparent()
+            device_deleted(self._emit, device=device.id, path=paths[device])
+
+    def _refused(self, device: Device) -> None:
+        """On the machine thread: the guest keeps a device that it was asked to let go."""
+        device.machine.mailboxes.send(self._tell_refusal, device)
+
+    def _tell_refusal(self, device: Device) -> None:
+        from qemud._generated.events.qdev import device_unplug_guest_error
+
+        device_unplug_guest_error(self._emit, device=device.id, path=device.path)
 
     def _board(self) -> Machine:
         board = self._tree.machine
@@ -271,6 +306,18 @@ def _plug(device: Device, board: Machine, bus: Bus | None) -> None:
         except BaseException:
             device.take_down()
             raise
+    if bus is not None:
+        bus.plugged(device)
+
+
+def _request_unplug(device: Device, name: str) -> list[Device] | None:
+    """Ask for a device to go, on the machine thread: what went with it, or None when the guest has to let go of it first."""
+    if device.unplug_deadline is not None and device.machine.clock.now() < device.unplug_deadline:
+        raise GenericError(f"Device {name} is already in the process of unplug")
+    if device.bus is None or device.bus.request_unplug(device):
+        return _unplug(device)
+    device.unplug_deadline = device.machine.clock.now() + _PATIENCE
+    return None
 
 
 def _unplug(device: Device) -> list[Device]:

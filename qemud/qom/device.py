@@ -27,7 +27,7 @@ from qemud.qom.object import Object, Root
 from qemud.qom.properties import Property, Provenance
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Protocol
 
     class Line(Protocol):
@@ -66,6 +66,10 @@ DEVICE_PROPERTIES = (
 
 _BELOW_GLOBALS = frozenset((Provenance.DEFAULT, Provenance.VERSION, Provenance.GLOBAL))
 """Whose values those of `-global` replace."""
+
+
+def _nobody(_device: Device) -> None:
+    """What a device that no user has made tells."""
 
 
 class Unconnected:
@@ -148,6 +152,10 @@ class Device(Resettable, type_name="device", abstract=True):
         self.bus: Bus | None = None
         self.realized = False
         self.hotplugged = False
+        self.unplug_deadline: int | None = None
+        """While it has been asked to leave and has not yet: until when it is not asked again, ns of virtual time."""
+        self.on_leave: Callable[[Device], None] = _nobody
+        self.on_refusal: Callable[[Device], None] = _nobody
 
     # -- for the device's author ------------------------------------------------------------------------------------
 
@@ -168,6 +176,22 @@ class Device(Resettable, type_name="device", abstract=True):
 
     async def give_up(self) -> None:
         """From the loop, last of all: give back what `claim` took."""
+
+    # -- for the bus's controller -------------------------------------------------------------------------------------
+
+    @property
+    def unplug_requested(self) -> bool:
+        """Whether the guest was asked to let it go, and has not answered."""
+        return self.unplug_deadline is not None
+
+    def leave(self) -> None:
+        """The guest has let go of the device: take it away, with all that is on buses below it."""
+        self.on_leave(self)
+
+    def unplug_refused(self) -> None:
+        """The guest keeps the device."""
+        self.unplug_deadline = None
+        self.on_refusal(self)
 
     # -- for the board ----------------------------------------------------------------------------------------------
 
@@ -383,6 +407,14 @@ class Bus(Resettable, type_name="bus", abstract=True):
         self.devices.remove(device)
         self.drop_link(self._indexes.pop(device))
         device.bus = None
+
+    def plugged(self, device: Device) -> None:
+        """A device that a user has made is realized (and reset, if it comes late): the place to tell the guest."""
+
+    def request_unplug(self, device: Device) -> bool:
+        """Whether the device may go at once; else the guest is asked, and `device.leave()` comes later.  Raises GenericError."""
+        del device
+        return True
 
     def child_links(self) -> list[str]:
         """The names of the links to the devices, in their order."""

@@ -36,6 +36,7 @@ OURS = {
     *(f"{name}-machine" for name in VERSIONS),  # QEMU's board of that name has no versions on RISC-V
 }
 OTHER_TYPES = {
+    "busnr": "busnr",  # a type of its own there
     "host-nodes": "int",  # an array of them, in truth
     "rules": "QAuthZListRule",  # likewise
     "thread": "string",  # one of two
@@ -68,7 +69,7 @@ def test_types_have_the_same_parents_properties_and_defaults(daemon: Starter, re
                 continue  # by which versions of the board differ; QEMU's has none
             known_info = known[info["name"]]
             assert known_info["type"] == OTHER_TYPES.get(info["name"], info["type"]), (name, info)
-            if "default-value" in known_info:
+            if "default-value" in known_info and info["name"] != "addr":  # there it is -1, a number
                 assert info["default-value"] == known_info["default-value"], (name, info)
 
 

@@ -18,6 +18,10 @@ from qemud.hw.riscv.layout import (
     CLINT,
     DRAM_BASE,
     NUM_SOURCES,
+    PCIE_ECAM,
+    PCIE_IRQ,
+    PCIE_MMIO,
+    PCIE_PIO,
     PLIC,
     RTC,
     RTC_IRQ,
@@ -30,6 +34,7 @@ from qemud.hw.riscv.layout import (
     VIRTIO,
     VIRTIO_COUNT,
     VIRTIO_IRQ,
+    pcie_high,
 )
 from qemud.hw.riscv.layout import MTIMER as MTIMER_OFFSET
 
@@ -40,6 +45,9 @@ _CPU, _INTC, _PLIC, _TEST = 1, 2, 3, 4
 """Phandles."""
 
 _IRQ_S_SOFT, _IRQ_M_SOFT, _IRQ_M_TIMER, _IRQ_S_EXT, _IRQ_M_EXT = 1, 3, 7, 9, 11
+
+_PCI_IO, _PCI_MEMORY_32, _PCI_MEMORY_64 = 1, 2, 3
+"""Kinds of PCI addresses."""
 
 _EXTENSION_ORDER = "imafdqcbvh"
 """In which the single-letter extensions are written; S and U are modes, not extensions."""
@@ -87,6 +95,7 @@ def build_device_tree(*, ram_size: int, misa: int, aclint: bool, dialect: Dialec
     _add_plic(soc, dialect.ndev)
     for number in range(VIRTIO_COUNT):
         _add_virtio(soc, number)
+    _add_pci(soc, ram_size)
     _add_reset(root, soc)
     uart = _device(soc, "serial", UART0, "ns16550a")
     uart["clock-frequency"] = cells(UART0_CLOCK)
@@ -203,6 +212,34 @@ def _add_plic(soc: Node, ndev: int) -> None:
 def _add_virtio(soc: Node, number: int) -> None:
     at = VIRTIO._replace(base=VIRTIO.base + number * VIRTIO.size)
     _add_interrupt(_device(soc, "virtio_mmio", at, "virtio,mmio"), VIRTIO_IRQ + number)
+
+
+def _add_pci(soc: Node, ram_size: int) -> None:
+    node = _device(soc, "pci", PCIE_ECAM, "pci-host-ecam-generic")
+    node["device_type"] = string("pci")
+    node["#address-cells"] = cells(3)
+    node["#size-cells"] = cells(2)
+    node["#interrupt-cells"] = cells(1)
+    node["linux,pci-domain"] = cells(0)
+    node["bus-range"] = cells(0, (PCIE_ECAM.size >> 20) - 1)
+    node["dma-coherent"] = b""
+    high = pcie_high(ram_size)
+    # For each kind of address: its kind, the first address on the bus, where that is, and how many there are.
+    node["ranges"] = b"".join(
+        cells(kind << 24) + cells64(address, at.base, at.size)
+        for kind, address, at in (
+            (_PCI_IO, 0, PCIE_PIO),
+            (_PCI_MEMORY_32, PCIE_MMIO.base, PCIE_MMIO),
+            (_PCI_MEMORY_64, high.base, high),
+        )
+    )
+    # Device numbers count modulo 4: which line a pin (from 1) of such a device is.
+    node["interrupt-map"] = b"".join(
+        cells(slot << 11, 0, 0, pin + 1, _PLIC, PCIE_IRQ + (pin + slot) % 4)
+        for slot in range(4)
+        for pin in range(4)
+    )
+    node["interrupt-map-mask"] = cells(3 << 11, 0, 0, 7)
 
 
 def _add_reset(root: Node, soc: Node) -> None:

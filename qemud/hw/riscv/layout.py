@@ -23,12 +23,19 @@ PLIC = Range(0xC00_0000, 0x60_0000)
 UART0 = Range(0x1000_0000, 0x100)
 VIRTIO = Range(0x1000_1000, 0x1000)
 """The first of them; the others follow."""
+PCIE_PIO = Range(0x300_0000, 0x1_0000)
+PCIE_ECAM = Range(0x3000_0000, 0x1000_0000)
+PCIE_MMIO = Range(0x4000_0000, 0x4000_0000)
 DRAM_BASE = 0x8000_0000
+PCIE_HIGH_SIZE = 16 << 30
+"""The second stretch of memory for PCI registers lies at the next multiple of its size behind RAM."""
 
 VIRTIO_COUNT = 8
 VIRTIO_IRQ = 1
 UART0_IRQ = 10
 RTC_IRQ = 11
+PCIE_IRQ = 32
+"""The first of four."""
 
 NUM_SOURCES = 96
 NUM_PRIORITIES = 7
@@ -41,3 +48,8 @@ PLIC_CONTEXT_STRIDE = 0x1000
 TIMEBASE_FREQUENCY = 10_000_000
 UART0_CLOCK = 3_686_400
 """What the guest is told; the baud rate that the UART counts from is in `qemud.hw.versions`."""
+
+
+def pcie_high(ram_size: int) -> Range:
+    """Where the second stretch of memory for PCI registers is, with this much RAM."""
+    return Range(-(-(DRAM_BASE + ram_size) // PCIE_HIGH_SIZE) * PCIE_HIGH_SIZE, PCIE_HIGH_SIZE)

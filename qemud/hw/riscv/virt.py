@@ -3,7 +3,8 @@
     harts ── soc0/harts[0]
     memory ─ mrom at 0x1000, RAM at 0x80000000
     timers ─ mswi0 and mtimer0, together a CLINT; with `aclint=on` also sswi0
-    plic ─── sources 1 to 8 virtio-mmio[0] to [7], 10 uart0, 11 rtc
+    plic ─── sources 1 to 8 virtio-mmio[0] to [7], 10 uart0, 11 rtc, 32 to 35 pci
+    pci ──── a PCI Express host bridge with the bus pcie.0
     sbi ──── the built-in firmware, when no other is given
 
 See `qemud.hw.boards` for how it is made and used.
@@ -22,10 +23,12 @@ from qemud._generated.types.hw_riscv import (
     SifivePlicOptions,
     VirtMachineOptions,
 )
+from qemud._generated.types.pci import GpexPcihostOptions
 from qemud.hw.char.ns16550a import Ns16550a
 from qemud.hw.intc.clint import AclintMtimer, AclintSwi
 from qemud.hw.intc.plic import SifivePlic
 from qemud.hw.misc.sifive_test import SifiveTest
+from qemud.hw.pci.gpex import GpexHost
 from qemud.hw.qom_types import TYPES
 from qemud.hw.riscv import layout
 from qemud.hw.riscv.boot import Boot
@@ -123,10 +126,10 @@ class VirtMachine(
         order: list[Object] = [self.mswi, self.mtimer]
         if self.sswi is not None:
             order.append(self.sswi)
-        order += [self.plic, self.test, *self.virtio]
+        order += [self.plic, self.test, *self.virtio, self.pci]
         paths = {f"/machine/unattached/device[{number}]": device for number, device in enumerate(order)}
-        # Behind the virtio slots come a PCI host and a platform bus, which are not built.
-        last = len(order) + 2
+        # Behind the PCI host comes a platform bus, which is not built.
+        last = len(order) + 1
         paths[f"/machine/unattached/device[{last}]"] = self.uart
         paths[f"/machine/unattached/device[{last + 1}]"] = self.rtc
         return paths
@@ -185,10 +188,29 @@ class VirtMachine(
             slot.connect(0, Irq(self.plic.set_source, layout.VIRTIO_IRQ + number))
             base = layout.VIRTIO.base + number * layout.VIRTIO.size
             self.virtio.append(self._add(f"virtio-mmio[{number}]", slot, base))
+        self.pci = self._add_pci()
         self.uart = self._add_uart()
         rtc = GoldfishRtc()
         rtc.connect(0, Irq(self.plic.set_source, layout.RTC_IRQ))
         self.rtc = self._add("rtc", rtc, layout.RTC.base)
+
+    def _add_pci(self) -> GpexHost:
+        high = layout.pcie_high(self.ram_size)
+        host = GpexHost(
+            GpexPcihostOptions(
+                x_ecam_base=layout.PCIE_ECAM.base,
+                x_ecam_size=layout.PCIE_ECAM.size,
+                x_pio_base=layout.PCIE_PIO.base,
+                x_pio_size=layout.PCIE_PIO.size,
+                x_below_4g_mmio_base=layout.PCIE_MMIO.base,
+                x_below_4g_mmio_size=layout.PCIE_MMIO.size,
+                x_above_4g_mmio_base=high.base,
+                x_above_4g_mmio_size=high.size,
+            )
+        )
+        for line in range(len(host.irqs)):
+            host.connect(line, Irq(self.plic.set_source, layout.PCIE_IRQ + line))
+        return self._add("pci", host)
 
     def _add_uart(self) -> Ns16550a:
         chardev = self.serials[0] if self.serials else None
