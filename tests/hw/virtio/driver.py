@@ -21,6 +21,8 @@ from qemud.hw.virtio.mmio import Reg, VirtioMmio
 from qemud.machine.memory import RamBlock
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.hw.support import Lines, Vm
 
 BASE = 0x8000_0000
@@ -279,7 +281,9 @@ class Driver:
         self._buffers += -(-size // 16) * 16
         return address
 
-    def add(self, index: int, readable: list[bytes], writable: list[int], *, indirect: bool = False) -> int:
+    def add(
+        self, index: int, readable: Sequence[bytes], writable: Sequence[int], *, indirect: bool = False
+    ) -> int:
         """Put a request into a queue; its number."""
         pieces = []
         for data in readable:
