@@ -56,8 +56,7 @@ def run(words: list[str]) -> int:
         if line.version:
             tell(version_text())
             return 0
-        # Files may ask for help as well; who does not is spared the import.
-        if line.config or line.readconfig or any("help" in word or "?" in word for word in words):
+        if _may_ask_for_help(words, line):
             from qemud.daemon.help import list_asked
 
             if (listing := list_asked(line)) is not None:
@@ -94,6 +93,13 @@ def run(words: list[str]) -> int:
     except MemoryError:
         report("cannot allocate memory")
     return 1
+
+
+def _may_ask_for_help(words: list[str], line: CommandLine) -> bool:
+    """Whether to look closer: who asks for none is spared an import.  Files may ask; `-accel` that names no engine asks."""
+    if line.config or line.readconfig or any(text != "tcg" for text in line.accel or ()):
+        return True
+    return any("help" in word or "?" in word for word in words)
 
 
 def _write_config(path: str, words: list[str]) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from qemud.qapi.runtime import scalars
 from qemud.qapi.runtime.errors import GenericError
 from qemud.qapi.runtime.qemuopts import check_identifier, parse, split
 from qemud.qom.object import Object
@@ -96,7 +97,7 @@ def options_from_text(text: str, warn: Callable[[str], None]) -> Any:
             values[name] = [
                 number for key, _, value in parts if key == name for number in _numbers(name, value)
             ]
-        elif each.type == "int" and name in values and not _INTEGER.fullmatch(values[name]):
+        elif each.type == "int" and name in values and not _is_int64(values[name]):
             raise GenericError(f"Parameter '{name}' expects an int64 value")
     strange = [name for name in values if given and name not in given and name not in {"qom-type", "id"}]
     known = {name: value for name, value in values.items() if name not in strange}
@@ -104,6 +105,14 @@ def options_from_text(text: str, warn: Callable[[str], None]) -> Any:
     if strange:
         raise GenericError(f"Invalid parameter '{strange[0]}'")
     return options
+
+
+def _is_int64(text: str) -> bool:
+    try:
+        scalars.parse_int64(text)
+    except ValueError:
+        return False
+    return bool(_INTEGER.fullmatch(text))
 
 
 def _numbers(name: str, text: str) -> list[str]:
