@@ -83,7 +83,9 @@ def script(directory: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     yield add("s16", "socket", addr=unix(f"{directory}/s1"), server=False)
     yield add("s17", "socket", addr=unix("/nonexistent/s"), server=False)
     yield add("s18", "socket", addr=unix("/nonexistent/s"))
-    yield add("s19", "socket", addr=inet("", "0"), telnet=True)
+    yield add("s19", "socket", addr=inet("0.0.0.0", "0"), telnet=True)
+    yield add("tls1", "socket", addr=inet("127.0.0.1", "0"), **{"tls-creds": "nope"})
+    yield add("tls2", "socket", addr=inet("127.0.0.1", "0"), **{"tls-authz": "nope"})
     yield query
     for size in (0, 1, 8, 17, -16):
         yield add(f"r{size}", "ringbuf", size=size)
