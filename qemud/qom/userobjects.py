@@ -93,6 +93,8 @@ def options_from_text(text: str, warn: Callable[[str], None]) -> Any:
     given = {each.name: each for each in types.properties(values.get("qom-type", ""))}
     for name, each in given.items():
         if each.type.endswith("[]") and name in values:
+            if "int" not in each.type:
+                raise GenericError(f"Parameter '{name}' expects an array, which is written in JSON only")
             parts = [part.partition("=") for part in split(text)]
             values[name] = [
                 number for key, _, value in parts if key == name for number in _numbers(name, value)

@@ -259,8 +259,9 @@ def test_shared_keys_where_python_has_them(
     done = [False, False]
     while not all(done):
         done = [here.handshake(), there.handshake()]
-        here.feed(there.take_output())
-        there.feed(here.take_output())
+        for source, target in ((there, here), (here, there)):
+            if flight := source.take_output():
+                target.feed(flight)
     there.write(b"hello")
     here.feed(there.take_output())
     assert here.read() == b"hello"

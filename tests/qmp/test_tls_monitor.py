@@ -73,3 +73,11 @@ def test_without_a_host_only_this_machine_is_served(daemon: Starter) -> None:
     if not own.startswith(("127.", "0.")):
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((own, port))
+
+
+def test_rules_are_written_in_json(daemon: Starter) -> None:
+    program = daemon(*BARE, "-object", "authz-list,id=a,rules=x", qmp=False)
+    assert program.wait() == 1
+    assert program.stderr.endswith(
+        ": -object authz-list,id=a,rules=x: Parameter 'rules' expects an array, which is written in JSON only\n"
+    )
