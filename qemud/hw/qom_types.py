@@ -1,6 +1,7 @@
 """The QOM types of this room, as data: see `qemud.qom.types`.  No class is imported here."""
 
 from qemud.hw.versions import VERSIONS
+from qemud.hw.virtio.functions import entries as functions
 from qemud.qom.types import TypeEntry
 
 TYPES: tuple[TypeEntry, ...] = (
@@ -87,6 +88,7 @@ TYPES: tuple[TypeEntry, ...] = (
         options="PcieRootPortOptions",
         user_creatable=True,
     ),
+    *functions(),
     TypeEntry("cpu", "device", "qemud.hw.riscv.hart:Cpu", abstract=True),
     TypeEntry("riscv-cpu", "cpu", "qemud.hw.riscv.hart:RiscvCpu", abstract=True),
     TypeEntry("rv64-riscv-cpu", "riscv-cpu", "qemud.hw.riscv.hart:Rv64Cpu"),

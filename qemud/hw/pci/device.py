@@ -114,7 +114,7 @@ class PciDevice(
     revision: ClassVar[int] = 0
     class_code: ClassVar[int] = 0
     bridge: ClassVar[bool] = False
-    express: ClassVar[bool] = False
+    express: bool = False
     """Whether it has the extended configuration space."""
 
     options: PciDeviceOptions

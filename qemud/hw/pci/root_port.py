@@ -112,7 +112,7 @@ class PcieRootPort(
     """See the module."""
 
     device_id: ClassVar[int] = 0x000C
-    express: ClassVar[bool] = True
+    express = True
     options: PcieRootPortOptions
 
     # -- registers --------------------------------------------------------------------------------------------------
