@@ -35,7 +35,10 @@ class Kind(NamedTuple):
         return f"{self.struct}Pci"
 
 
-KINDS = (Kind("virtio-rng", "VirtioRng", 0x00FF, 0x1005, vectors=2, links=(("rng", "rng-backend"),)),)
+KINDS = (
+    Kind("virtio-blk", "VirtioBlk", 0x0100, 0x1001, links=(("iothread", "iothread"),)),
+    Kind("virtio-rng", "VirtioRng", 0x00FF, 0x1005, vectors=2, links=(("rng", "rng-backend"),)),
+)
 
 VARIANTS = (
     ("", "Options"),
