@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from qemud._generated.types.block_info import BlockDeviceIoStatus, BlockdevOnError
 from qemud.block import permission
 from qemud.block.buffers import total
+from qemud.block.driver import Flags
 from qemud.block.edges import InFlight
 from qemud.block.stats import Accounting
 from qemud.qapi.runtime.errors import GenericError
@@ -34,6 +35,7 @@ from qemud.qapi.runtime.errors import GenericError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from qemud._generated.types.block_info import BlockDeviceInfo
     from qemud.block.edges import Edge
     from qemud.block.graph import Graph
     from qemud.block.node import BlockNode
@@ -50,6 +52,9 @@ class Throttle(Protocol):
 
     def resume(self) -> None:
         """See `suspend`."""
+
+    def tell(self, info: BlockDeviceInfo) -> None:
+        """Put the limits into what clients are told of the drive."""
 
 
 class Medium(Protocol):
@@ -98,6 +103,7 @@ class BlockBackend:
         """Held by the machine thread while it uses `node_now`, and by the loop while it changes it."""
         self.node_now: BlockNode | None = None
         """The root node, while requests may be tried at once."""
+        self._flags = Flags()
         self._throttle: Throttle | None = None
         self._requests = InFlight()
         self._quiesced = 0
@@ -194,6 +200,28 @@ class BlockBackend:
     def device_path(self) -> str:
         """The device that has it, by its path; empty when none has."""
         return "" if self.device is None else self.device.path
+
+    def remember_root(self) -> None:
+        """Keep how the medium was open, for the next one."""
+        if self.node is not None:
+            self._flags = self.node.flags
+
+    @property
+    def root_flags(self) -> Flags:
+        """How the medium is open, or the last one was."""
+        self.remember_root()
+        return self._flags._replace(no_backing=False, auto_read_only=False)
+
+    def tray_moved(self) -> None:
+        """Tell clients that the tray was opened or closed; the device calls it when its guest has done so."""
+        from qemud._generated.events import block as events
+
+        medium = self.medium
+        if medium is not None and medium.tray_open is not None:
+            self.update_now()
+            events.device_tray_moved(
+                self.graph.emit, device=self.name, id=self.device_id, tray_open=medium.tray_open
+            )
 
     # What becomes of errors.
 

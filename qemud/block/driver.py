@@ -78,6 +78,22 @@ class Driver:
     supports_fua = False
     """`do_writev` sees to it that data is stable when asked; otherwise a flush follows."""
 
+    file_role: ClassVar[int] = Role.DATA | Role.METADATA | Role.PRIMARY
+    """What the child `file` is to the node."""
+    backing_role: ClassVar[int] = Role.COW
+    """What the child `backing` is to the node."""
+    protocols: ClassVar[tuple[str, ...]] = ()
+    """What file names begin with, before a colon, that a protocol's driver is for."""
+    encrypted: ClassVar[bool] = False
+    implicit = False
+    """Put into the graph by a job: clients that ask for drives are not told of it."""
+    probed = False
+    """Its format was guessed: it must not become another by what the guest writes."""
+    backing_filename: str | None = None
+    """The name of the backing file, as it is in the image."""
+    backing_format: str | None = None
+    """The format of the backing file, as it is in the image."""
+
     node_name: str
     options: Any
     read_only: bool
@@ -88,6 +104,14 @@ class Driver:
         super().__init_subclass__(**keywords)
         if driver is not None:
             cls.driver = driver
+
+    @classmethod
+    def parse_filename(cls, name: str, *, from_options: bool = False) -> dict[str, Any]:
+        """The options that a file name stands for; `from_options` when it was given as the option itself.  GenericError."""
+        if not from_options:
+            for protocol in cls.protocols:
+                name = name.removeprefix(f"{protocol}:")
+        return {"filename": name}
 
     # Opening.
 
@@ -175,24 +199,27 @@ class Driver:
         del size, preallocation, exact, zeroes
         raise GenericError("Image format driver does not support resize")
 
-    async def get_info(self) -> NodeInfo:
-        """What the format knows of itself; of a filter, what its child knows."""
+    async def get_info(self) -> NodeInfo | None:
+        """What the format knows of itself; of a filter, what its child knows; None when there is nothing to know."""
         below = self.filtered
-        return await below.get_info() if below is not None else NodeInfo()
+        return await below.get_info() if below is not None else None
 
-    def image_specific(self) -> Any:
+    async def image_specific(self) -> Any:
         """The struct ImageInfoSpecific of the driver, for query-block; None when there is none."""
+        return None
+
+    def stats_specific(self) -> Any:
+        """The struct BlockStatsSpecific of the driver, for query-blockstats; None when there is none."""
+        return None
+
+    async def snapshots(self) -> list[Any] | None:
+        """The snapshots in the image, as structs SnapshotInfo; None when the format has none."""
         return None
 
     async def change_backing_file(self, name: str | None, format_name: str | None) -> None:
         """Write another name of the backing file into the image; the graph is not concerned.  ENOTSUP."""
         del name, format_name
         raise unsupported()
-
-    @property
-    def auto_backing_filename(self) -> str | None:
-        """The name of the backing file that the image has, made absolute by the image's own; None without one."""
-        return None
 
     async def allocated_size(self) -> int | None:
         """How many bytes of the host's storage it takes; None when that is not known."""
@@ -218,9 +245,19 @@ class Driver:
     # Names.
 
     def exact_filename(self) -> str | None:
-        """A name that opens the same, if there is one; by default the name of the file, if the driver can be guessed."""
+        """A name that opens the same, if there is one: that of the file, unless the backing file is not the image's own."""
         below = self.children.get("file")
-        return below.exact_filename() if below is not None and not self.is_filter else None
+        if below is None or self.is_filter:
+            return None
+        if self.supports_backing:
+            from qemud.block.filename import absolute_name
+
+            node: Any = self
+            own = None if self.backing_filename is None else absolute_name(node, self.backing_filename)
+            backing = self.children.get("backing")
+            if own != (None if backing is None else backing.filename):
+                return None
+        return below.exact_filename()
 
     def open_options(self) -> dict[str, Any]:
         """Options that open the same, as JSON: those which decide what data is seen."""

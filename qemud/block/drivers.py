@@ -18,8 +18,24 @@ DRIVERS: dict[str, str] = {
 }
 
 
+def class_of(name: str) -> type[BlockNode]:
+    """The class whose nodes are of the driver with this name."""
+    module, _, class_name = DRIVERS[name].partition(":")
+    found: type[BlockNode] = getattr(import_module(module), class_name)
+    return found
+
+
 def driver_class(driver: BlockdevDriver) -> type[BlockNode]:
     """The class whose nodes are of this driver."""
-    module, _, name = DRIVERS[driver.value].partition(":")
-    found: type[BlockNode] = getattr(import_module(module), name)
-    return found
+    return class_of(driver.value)
+
+
+def probe(header: bytes) -> str:
+    """The format of an image that begins like this; `raw` when it is no other."""
+    for magic, driver in _MAGIC:
+        if header.startswith(magic) and driver in DRIVERS:
+            return driver
+    return "raw"
+
+
+_MAGIC = ((b"QFI\xfb\0\0\0\2", "qcow2"), (b"QFI\xfb\0\0\0\3", "qcow2"))

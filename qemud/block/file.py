@@ -12,6 +12,7 @@ Source of rules and texts: QEMU 10.0, block/file-posix.c.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -23,7 +24,7 @@ from qemud._generated.types.common import OnOffAuto
 from qemud.block import hostio, locking, permission
 from qemud.block.buffers import total
 from qemud.block.driver import unsupported
-from qemud.block.node import BlockNode, Extent, Flags
+from qemud.block.node import BlockNode, Extent, Flags, NodeInfo
 from qemud.block.pool import pool
 from qemud.machine.descriptors import FdsetError, close_file, open_file
 from qemud.qapi.runtime.errors import GenericError
@@ -44,6 +45,7 @@ class FileNode(BlockNode, driver=BlockdevDriver.FILE):
     """The protocol `file`."""
 
     is_protocol = True
+    protocols = ("file",)
     supports_fua = True
     _regular: ClassVar[bool] = True
 
@@ -61,6 +63,7 @@ class FileNode(BlockNode, driver=BlockdevDriver.FILE):
         self._nowait_writes = True
         self._punch = self._zero_range = True
         self._flush_failed = False
+        self._discards = [0, 0, 0]  # done, failed, bytes
 
     # Opening and closing.
 
@@ -130,27 +133,29 @@ class FileNode(BlockNode, driver=BlockdevDriver.FILE):
         for name in ("filename", "locking", "aio"):
             if getattr(options, name) != getattr(self.options, name):
                 raise GenericError(f"Cannot change the option '{name}'")
-        needs = self.cumulative[0]
-        wanted = self._flags_for(flags, needs)
-        if wanted == self._open_flags:
-            return None
-        fd = await pool.run(self._open_file, wanted)
-        try:
-            if self._locks is not None:
-                self._locks.copy_to(fd)
-        except GenericError:
-            close_file(fd)
-            raise
-        self._reopened = fd, wanted
+        # What can be opened now will be opened again once it is known what users need then.
+        wanted = self._flags_for(flags, permission.ALL if flags.auto_read_only else 0)
+        if wanted != self._open_flags:
+            self._reopened = await pool.run(self._open_file, wanted), wanted
         return lambda: self._commit_reopen(flags)
 
     _reopened: tuple[int, int] | None = None
 
     def _commit_reopen(self, flags: Flags) -> None:
         if self._reopened is not None:
-            self._take_over(*self._reopened)
+            fd, opened = self._reopened
             self._reopened = None
-            self._set_up(flags)
+            if opened == self._flags_for(flags, self.cumulative[0]):
+                self._locks_to(fd)
+                self._take_over(fd, opened)
+            else:
+                close_file(fd)
+        self._set_up(flags)
+
+    def _locks_to(self, fd: int) -> None:
+        if self._locks is not None:
+            with contextlib.suppress(GenericError):  # they are held already, and shared
+                self._locks.copy_to(fd)
 
     async def abort_reopen(self) -> None:
         """Close what was opened for it."""
@@ -177,7 +182,10 @@ class FileNode(BlockNode, driver=BlockdevDriver.FILE):
             locking.check(self._fd, needs, shares, self.name)
         flags = self._flags_for(self.flags, needs)
         if flags != self._open_flags and flags & os.O_RDWR:
-            fd = self._open_file(flags)
+            if self._reopened is not None and self._reopened[1] == flags:
+                fd, self._reopened = self._reopened[0], None
+            else:
+                fd = self._open_file(flags)
             try:
                 if self._locks is not None:
                     self._locks.copy_to(fd)
@@ -267,8 +275,14 @@ class FileNode(BlockNode, driver=BlockdevDriver.FILE):
         return True
 
     async def do_discard(self, offset: int, length: int) -> None:
-        """fallocate(2): a hole."""
-        await pool.run(self._discard, offset, length)
+        """fallocate(2): a hole; BLKDISCARD for a disk."""
+        try:
+            await pool.run(self._discard, offset, length)
+        except OSError:
+            self._discards[1] += 1
+            raise
+        self._discards[0] += 1
+        self._discards[2] += length
 
     def _discard(self, offset: int, length: int) -> None:
         if not self._fallocate("_punch", _PUNCH, offset, length):
@@ -316,6 +330,25 @@ class FileNode(BlockNode, driver=BlockdevDriver.FILE):
             raise GenericError("Cannot resize device files")
         if size > self.size:
             raise GenericError("Cannot grow device files")
+
+    async def get_info(self) -> NodeInfo:
+        """There is nothing special about a file."""
+        return NodeInfo()
+
+    async def image_specific(self) -> Any:
+        """In what pieces the file system is to find space, if somebody has said so."""
+        from qemud._generated.types.block_info import ImageInfoSpecificFile, ImageInfoSpecificFile_
+
+        hint = await pool.run(hostio.extent_size_hint, self._fd)
+        return ImageInfoSpecificFile_(data=ImageInfoSpecificFile(extent_size_hint=hint))
+
+    def stats_specific(self) -> Any:
+        """How discards went."""
+        from qemud._generated.types import block_stats as types
+
+        kind = types.BlockStatsSpecificFile_ if self._regular else types.BlockStatsSpecificHostDevice
+        ok, failed, length = self._discards
+        return kind(discard_nb_ok=ok, discard_nb_failed=failed, discard_bytes_ok=length)
 
     async def allocated_size(self) -> int:
         """What the file takes of its file system."""
@@ -398,19 +431,13 @@ _NOT_THERE = frozenset(
 class HostDeviceNode(FileNode, driver=BlockdevDriver.HOST_DEVICE):
     """The protocol `host_device`: a disk, or a character device that behaves like one."""
 
+    protocols = ("host_device",)
     _regular = False
 
-    async def do_discard(self, offset: int, length: int) -> None:
-        """BLKDISCARD."""
-        import fcntl
-        import struct
-
+    def _discard(self, offset: int, length: int) -> None:
         try:
-            await pool.run(fcntl.ioctl, self._fd, _BLKDISCARD, struct.pack("=QQ", offset, length))
+            hostio.discard_on_disk(self._fd, offset, length)
         except OSError as error:
             if error.errno in _NOT_THERE:
                 raise unsupported() from None
             raise
-
-
-_BLKDISCARD = 0x1277

@@ -20,15 +20,15 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from qemud.block import permission
+from qemud.block.backend import BlockBackend
 from qemud.block.drivers import driver_class
 from qemud.block.node import BlockNode, Edge, Flags, Role
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from qemud._generated.types.block_options import BlockdevOptions
-    from qemud.block.backend import BlockBackend
     from qemud.block.node import User
     from qemud.qapi.runtime.events import EmitFunction
 
@@ -46,6 +46,8 @@ class Graph:
         """All open nodes by name, in the order in which they were made."""
         self.backends: list[BlockBackend] = []
         """Everything that uses a node as a disk, in the order in which it came; see `backend_by_name`."""
+        self.is_device: Callable[[str], bool] = lambda _name: False
+        """Whether the machine has a device of that id or path; set by who makes the graph."""
         self._reserved: set[str] = set()
         self._numbers = itertools.count()
 
@@ -104,8 +106,10 @@ class Graph:
         """
         node_name = self._reserve(name if name is not None else options.node_name)
         try:
-            flags = apply_options(flags or Flags(), options)
+            base = flags or Flags()
+            flags = apply_options(base, options)
             node = driver_class(options.driver)(self, options, node_name, flags)
+            node.base_flags = base
             node.holds = 1
             try:
                 await node.open()
@@ -134,6 +138,8 @@ class Graph:
     ) -> BlockNode:
         """Open or find a node and make it a child; options that it does not set are inherited.  GenericError."""
         node = await self.open_reference(reference, flags=inherit(parent.flags, role))
+        if not isinstance(reference, str):
+            node.inherits_from = parent
         try:
             self.add_child(parent, name, node, role)
         finally:
@@ -142,19 +148,36 @@ class Graph:
 
     def add_child(self, parent: BlockNode, name: str, node: BlockNode, role: int) -> Edge:
         """Make a node the child of another.  GenericError: a cycle, or permissions that conflict."""
-        _check_cycle(parent, name, node)
-        edge = Edge(parent, name, node, role, 0, permission.ALL)
-        edge.needs, edge.shares = parent.child_permissions(edge, *parent.cumulative)
-        self._connect(edge)
-        parent.children[name] = node
-        parent.edges[name] = edge
+        edge = self.link(parent, name, node, role)
         try:
             self.refresh([node])
         except GenericError:
-            self._disconnect(edge)
-            del parent.children[name], parent.edges[name]
+            self.unlink(edge)
             raise
         return edge
+
+    def link(self, parent: BlockNode, name: str, node: BlockNode, role: int) -> Edge:
+        """As `add_child`, but permissions are the caller's to `refresh`.  GenericError: a cycle."""
+        check_cycle(parent, name, node)
+        edge = Edge(parent, name, node, role, 0, permission.ALL)
+        edge.needs, edge.shares = parent.child_permissions(edge, *parent.cumulative)
+        self.relink(edge)
+        return edge
+
+    def relink(self, edge: Edge) -> None:
+        """Undo `unlink`."""
+        parent = edge.user
+        assert isinstance(parent, BlockNode)
+        self._connect(edge)
+        parent.children[edge.name] = edge.node
+        parent.edges[edge.name] = edge
+
+    def unlink(self, edge: Edge) -> None:
+        """Undo `link`: nothing is released or closed."""
+        parent = edge.user
+        assert isinstance(parent, BlockNode)
+        self._disconnect(edge)
+        del parent.edges[edge.name], parent.children[edge.name]
 
     def _reserve(self, name: str | None) -> str:
         if name is None:
@@ -215,14 +238,14 @@ class Graph:
         """Let edges end at another node, all of them or, with GenericError, none.  The nodes are drained."""
         moved = [(edge, edge.node) for edge in edges]
         for edge, _ in moved:
-            self._repoint(edge, node)
+            self.repoint(edge, node)
         try:
             for edge, _ in moved:
-                _check_cycle(edge.user, edge.name, node)
+                check_cycle(edge.user, edge.name, node)
             self.refresh([*dict.fromkeys([node, *(old for _, old in moved)])])
         except GenericError:
             for edge, old in moved:
-                self._repoint(edge, old)
+                self.repoint(edge, old)
             raise
         if moved and any(old.size != node.size for _, old in moved):
             for edge, _ in moved:
@@ -241,6 +264,30 @@ class Graph:
         if self.nodes.get(node.node_name) is node:
             del self.nodes[node.node_name]
         await node.close()
+
+    async def add(self, options: BlockdevOptions) -> BlockNode:
+        """Make a node for a client, who is to remove it.  GenericError."""
+        if options.node_name is None:
+            raise GenericError("'node-name' must be specified for the root node")
+        node = await self.open(options)
+        node.monitor_owned = True
+        await self.release(node)
+        return node
+
+    async def resize(self, node: BlockNode, size: int) -> None:
+        """Change the size of a node, as a user of its own.  GenericError."""
+        self.check_not_blocked(node)
+        backend = BlockBackend(self)
+        try:
+            backend.set_permissions(permission.RESIZE, permission.ALL)
+            backend.insert(node)
+            async with node.drained():
+                try:
+                    await node.truncate(size, exact=False)
+                except OSError as error:
+                    raise GenericError(f"Failed to resize: {error.strerror}") from None
+        finally:
+            await backend.close()
 
     async def remove(self, name: str) -> None:
         """Remove the node that a client made.  GenericError: there is none, or it is in use."""
@@ -266,7 +313,8 @@ class Graph:
         edge.node.parents.remove(edge)
         edge.settle(0)
 
-    def _repoint(self, edge: Edge, node: BlockNode) -> None:
+    def repoint(self, edge: Edge, node: BlockNode) -> None:
+        """Let an edge end at another node.  Permissions are the caller's to `refresh`."""
         edge.node.parents.remove(edge)
         edge.node = node
         node.parents.insert(0, edge)
@@ -276,7 +324,7 @@ class Graph:
 
     # Permissions.
 
-    def refresh(self, nodes: Iterable[BlockNode], *, loosen: bool = False) -> None:
+    def refresh(self, nodes: Iterable[BlockNode], *, loosen: bool = False, reopening: bool = False) -> None:
         """Bring the permissions of these nodes, and of all below them, into line with their users.
 
         GenericError, and then everything is as before; with `loosen`, no error is raised.
@@ -286,7 +334,7 @@ class Graph:
         try:
             for node in _top_down(nodes):
                 needs, shares = _combined(node)
-                _check_node(node, needs, shares)
+                _check_node(node, needs, reopening=reopening)
                 prepared.append((node, needs, shares))
                 node.prepare_permissions(needs, shares)
                 for edge in node.edges.values():
@@ -365,7 +413,7 @@ def descendants(node: BlockNode) -> Iterator[BlockNode]:
             stack.extend(each.children.values())
 
 
-def _check_cycle(parent: User, name: str, node: BlockNode) -> None:
+def check_cycle(parent: User, name: str, node: BlockNode) -> None:
     """A node must not be below itself."""
     if isinstance(parent, BlockNode) and any(each is parent for each in descendants(node)):
         raise GenericError(
@@ -410,9 +458,11 @@ def _combined(node: BlockNode) -> tuple[int, int]:
     return needs, shares
 
 
-def _check_node(node: BlockNode, needs: int, shares: int) -> None:
-    del shares
+def _check_node(node: BlockNode, needs: int, *, reopening: bool) -> None:
+    """Raise GenericError when the node cannot be what its users need."""
     if needs & (permission.WRITE | permission.WRITE_UNCHANGED) and node.flags.read_only:
+        if reopening:
+            raise GenericError(f"Read-only block node '{node.node_name}' cannot support read-write users")
         raise GenericError("Block node is read-only")
     if needs & permission.WRITE and not needs & permission.RESIZE and node.size % node.request_alignment:
         raise GenericError(

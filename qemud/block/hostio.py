@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import mmap
 import os
 import stat
+import struct
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -176,3 +178,23 @@ def resize(fd: int, size: int, preallocation: str) -> None:
         with contextlib.suppress(OSError):  # the first trouble is the one to tell of
             os.ftruncate(fd, current)
         raise OSError(error.errno, f"{trouble}: {error.strerror}") from None
+
+
+def discard_on_disk(fd: int, offset: int, length: int) -> None:
+    """Tell a disk that a range is not needed any more."""
+    fcntl.ioctl(fd, _BLKDISCARD, struct.pack("=QQ", offset, length))
+
+
+def extent_size_hint(fd: int) -> int | None:
+    """In what pieces the file system is to find space for a file, bytes; None when nobody has said so."""
+    try:
+        answer = fcntl.ioctl(fd, _FS_IOC_FSGETXATTR, bytes(_FSXATTR.size))
+    except OSError:
+        return None
+    size: int = _FSXATTR.unpack(answer)[1]
+    return size or None
+
+
+_BLKDISCARD = 0x1277
+_FS_IOC_FSGETXATTR = 0x801C581F
+_FSXATTR = struct.Struct("=5I8x")

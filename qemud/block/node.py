@@ -81,6 +81,10 @@ class BlockNode(Driver):
         """The typed struct of the driver, as it was given."""
         self.node_name = node_name
         self.flags = flags
+        self.base_flags = flags
+        """What the flags would be without the node's own options."""
+        self.inherits_from: BlockNode | None = None
+        """The parent in whose options this node was defined."""
         self.read_only = flags.read_only
         """Whether writing is impossible now; with auto-read-only this can change."""
         self.detect_zeroes = options.detect_zeroes or BlockdevDetectZeroesOptions.OFF

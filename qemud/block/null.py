@@ -20,6 +20,7 @@ class NullCoNode(BlockNode, driver=BlockdevDriver.NULL_CO):
     """The driver `null-co`."""
 
     is_protocol = True
+    protocols = ("null-co",)
     supports_fua = True
 
     async def do_open(self) -> None:
@@ -27,6 +28,13 @@ class NullCoNode(BlockNode, driver=BlockdevDriver.NULL_CO):
         if self.options.size < 0:
             raise GenericError("latency-ns is invalid" if self.options.latency_ns < 0 else "size is invalid")
         self.size = self.options.size
+
+    @classmethod
+    def parse_filename(cls, name: str, *, from_options: bool = False) -> dict[str, Any]:
+        """There is nothing in the name but the protocol."""
+        if from_options or name != f"{cls.driver.value}://":
+            raise GenericError(f"The only allowed filename for this driver is '{cls.driver.value}://'")
+        return {}
 
     async def prepare_reopen(self, options: Any, flags: Flags) -> Callable[[], None] | None:
         """The flags may change, nothing else needs doing."""
@@ -99,6 +107,8 @@ _DEFAULT_SIZE = 1 << 30
 
 class NullAioNode(NullCoNode, driver=BlockdevDriver.NULL_AIO):
     """The driver `null-aio`: answers come in a later turn of the loop."""
+
+    protocols = ("null-aio",)
 
     async def _delay(self) -> None:
         await asyncio.sleep(self.options.latency_ns / 1e9)

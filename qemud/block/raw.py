@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from qemud._generated.types.block_options import BlockdevDriver
 from qemud.block import permission
-from qemud.block.buffers import total
+from qemud.block.buffers import cut, total
+from qemud.block.drivers import probe
 from qemud.block.node import BlockNode, Edge, Extent, NodeInfo, Role
 from qemud.qapi.runtime.errors import GenericError
 
@@ -24,11 +25,15 @@ if TYPE_CHECKING:
     from qemud.block.node import Flags
 
 _SECTOR = 512
+_WINDOW = Role.DATA | Role.PRIMARY
+PROBE_SIZE = 512
+"""How much of an image decides what format it has, bytes."""
 
 
 class RawNode(BlockNode, driver=BlockdevDriver.RAW):
     """See the module."""
 
+    file_role = Role.FILTERED | Role.PRIMARY
     _offset = 0
     _limited = False
     _below: BlockNode
@@ -39,7 +44,7 @@ class RawNode(BlockNode, driver=BlockdevDriver.RAW):
         _check_options(options)
         # As a filter, all of the file can be shared; as a window into it, it is a format's data.
         window = bool(options.offset) or options.size is not None
-        role = Role.DATA | Role.PRIMARY if window else Role.FILTERED | Role.PRIMARY
+        role = _WINDOW if window else self.file_role
         await self.graph.open_child(self, "file", options.file, role)
         self._adopt_alignment()
         self._offset, self.size = _part(self.file.size, options)
@@ -100,7 +105,19 @@ class RawNode(BlockNode, driver=BlockdevDriver.RAW):
 
     async def do_writev(self, offset: int, buffers: Sequence[memoryview], *, fua: bool) -> None:
         """Hand it on."""
-        await self.file.writev(self._place(offset, total(buffers), write=True), buffers, fua=fua)
+        place = self._place(offset, total(buffers), write=True)
+        if self.probed and offset < PROBE_SIZE:
+            await self._check_header(offset, buffers)
+        await self.file.writev(place, buffers, fua=fua)
+
+    async def _check_header(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        """Raise OSError when the image, whose format was guessed, would be taken for another after a write."""
+        header = bytearray(PROBE_SIZE)
+        await self.file.readv(self._offset, [memoryview(header)])
+        new = b"".join(cut(buffers, 0, PROBE_SIZE - offset))
+        header[offset : offset + len(new)] = new
+        if probe(bytes(header)) != "raw":
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     async def do_write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
         """Hand it on; the file finds out itself how."""
@@ -131,12 +148,14 @@ class RawNode(BlockNode, driver=BlockdevDriver.RAW):
     def write_now(self, offset: int, buffers: Sequence[memoryview]) -> bool:
         """If the file can."""
         length = total(buffers)
+        if self.probed and offset < PROBE_SIZE:
+            return False
         if self.writable_now(offset, length) and self.file.write_now(offset + self._offset, buffers):
             self.wrote_now(offset + length)
             return True
         return False
 
-    async def get_info(self) -> NodeInfo:
+    async def get_info(self) -> NodeInfo | None:
         """Of the file."""
         return await self.file.get_info()
 

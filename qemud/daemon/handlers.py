@@ -8,7 +8,10 @@ from __future__ import annotations
 
 HANDLERS: dict[str, str] = {
     "block": "qemud.block.media:BlockHandlers",
+    "block": "qemud.block.media:BlockHandlers",
     "block-core": "qemud.block.commands:BlockCoreHandlers",
+    "block-info": "qemud.block.commands:BlockInfoHandlers",
+    "block-stats": "qemud.block.commands:BlockStatsHandlers",
     "block-info": "qemud.block.commands:BlockInfoHandlers",
     "block-stats": "qemud.block.commands:BlockStatsHandlers",
     "char": "qemud.chardev.commands:CharHandlers",
