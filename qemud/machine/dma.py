@@ -69,9 +69,7 @@ class Lease:
         self._open = False
         self.views = []
         if self.write:
-            written = self._owner.dma.written
-            for address, length in self._segments:
-                written(address, length)
+            self._owner.dma.all_written(self._segments)
         if not self._parked:
             self._owner.give_back()
 
@@ -176,6 +174,7 @@ class Dma:
         self._end = 0
         self._view = memoryview(b"")
         self.written = space.written
+        self.all_written = space.all_written
         space.add_listener(self)
 
     def owner(self, name: str) -> LeaseOwner:
@@ -263,7 +262,7 @@ class Dma:
             for forget in tuple(self.on_ram_removed):
                 forget()
 
-    def ram_written(self, address: int, size: int) -> None:
+    def ram_written(self, segments: list[Segment]) -> None:
         """Nothing is kept of the content."""
 
     # Waiting.

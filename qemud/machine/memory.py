@@ -223,8 +223,11 @@ class MemoryListener(Protocol):
     def section_removed(self, section: Section) -> None:
         """A section is gone."""
 
-    def ram_written(self, address: int, size: int) -> None:
-        """Somebody else than the listener's own guest code wrote into RAM: translated code there is stale."""
+    def ram_written(self, segments: list[tuple[int, int]]) -> None:
+        """Somebody else than the listener's own guest code wrote into RAM: translated code there is stale.
+
+        Each of `segments` is an address and a length.
+        """
 
 
 class AddressSpace:
@@ -340,8 +343,7 @@ class AddressSpace:
             part = data[start - address : start - address + length]
             if section.block is not None:
                 section.view(start, length)[:] = part
-                for listener in self._listeners:
-                    listener.ram_written(start, length)
+                self.written(start, length)
             else:
                 for offset, piece in _mmio_pieces(section, start - section.base, length):
                     position = section.base + offset - start
@@ -373,8 +375,12 @@ class AddressSpace:
 
     def written(self, address: int, size: int) -> None:
         """Say that RAM got new content through `ram`: engines drop code translated from there."""
+        self.all_written([(address, size)])
+
+    def all_written(self, segments: list[tuple[int, int]]) -> None:
+        """The same of many stretches, each an address and a length."""
         for listener in self._listeners:
-            listener.ram_written(address, size)
+            listener.ram_written(segments)
 
     def _within(self, address: int, size: int, *, write: bool) -> Section:
         """The section of `address`, with the range checked against the end of the address space."""

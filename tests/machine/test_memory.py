@@ -47,8 +47,8 @@ class Listener:
     def section_removed(self, section: Section) -> None:
         self.sections.remove(section.name)
 
-    def ram_written(self, address: int, size: int) -> None:
-        self.written.append((address, size))
+    def ram_written(self, segments: list[tuple[int, int]]) -> None:
+        self.written += segments
 
 
 def make() -> tuple[AddressSpace, Registers]:

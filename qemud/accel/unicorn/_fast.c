@@ -51,6 +51,11 @@ typedef struct {
     PyObject *read, *write;
 } Registers;
 
+/* RAM or ROM from `base` to `end`; the engine's own addresses of it begin at `ram_address`. */
+typedef struct {
+    uint64_t base, end, ram_address;
+} Span;
+
 /* The engine maps each stretch without RAM as one region, from `base`; its callbacks get offsets and a pointer to this. */
 typedef struct Gap {
     struct Core *core;
@@ -93,11 +98,16 @@ typedef struct Core {
     void (*flush_modes)(void *cs, uint16_t modes);
     void (*get_csr_ops)(int number, CsrOps *ops);
     void (*set_csr_ops)(int number, CsrOps *ops);
+    void (*invalidate)(void *uc, uint64_t begin, uint64_t end);
 
     /* Python: who is told, the device registers sorted by base, and the exception that stands for an access fault. */
     PyObject *handler, *fault;
     Registers *registers;
     Py_ssize_t count;
+
+    /* RAM and ROM. */
+    Span *spans;
+    Py_ssize_t span_count;
     Gap *gaps;
 
     /* The clock: nanoseconds of the guest are host nanoseconds + offset, or `frozen` when that is not negative. */
@@ -575,7 +585,7 @@ static const struct {
     ADDRESS(emu_stop), ADDRESS(do_interrupt), ADDRESS(exec_interrupt), ADDRESS(raise_exception), ADDRESS(restore_state),
     ADDRESS(loop_exit), ADDRESS(update_mip), ADDRESS(code_at),
     ADDRESS(physical), ADDRESS(tlb_fill), ADDRESS(flush_page), ADDRESS(flush_modes), ADDRESS(get_csr_ops),
-    ADDRESS(set_csr_ops),
+    ADDRESS(set_csr_ops), ADDRESS(invalidate),
 };
 
 static int core_init(PyObject *self, PyObject *args, PyObject *kwargs)
@@ -669,6 +679,9 @@ static PyObject *core_close(PyObject *self, PyObject *unused)
         close(core->timer);
         pthread_mutex_destroy(&core->lock);
         drop_registers(core);
+        PyMem_Free(core->spans);
+        core->spans = NULL;
+        core->span_count = 0;
         Py_CLEAR(core->handler);
         Py_CLEAR(core->fault);
     }
@@ -827,6 +840,65 @@ static PyObject *core_set_registers(PyObject *self, PyObject *list)
     Py_RETURN_NONE;
 }
 
+/* set_memory([(base, end, ram_address), ...]) */
+static PyObject *core_set_memory(PyObject *self, PyObject *list)
+{
+    Core *core = (Core *)self;
+    Py_ssize_t count = PyList_Size(list);
+    if (count < 0)
+        return NULL;
+    Span *fresh = PyMem_Calloc(count ? count : 1, sizeof *fresh);
+    if (!fresh)
+        return PyErr_NoMemory();
+    for (Py_ssize_t i = 0; i < count; i++) {
+        unsigned long long base, end, ram_address;
+        if (!PyArg_ParseTuple(PyList_GetItem(list, i), "KKK", &base, &end, &ram_address)) {
+            PyMem_Free(fresh);
+            return NULL;
+        }
+        fresh[i] = (Span){base, end, ram_address};
+    }
+    PyMem_Free(core->spans);
+    core->spans = fresh;
+    core->span_count = count;
+    Py_RETURN_NONE;
+}
+
+/* invalidate([(address, length), ...]): somebody has written there.  A disk writes into hundreds of pages at a time. */
+static PyObject *core_invalidate(PyObject *self, PyObject *list)
+{
+    Core *core = (Core *)self;
+    Py_ssize_t count = PyList_Size(list);
+    if (count < 0)
+        return NULL;
+    if (core->started != 1) {
+        PyErr_SetString(PyExc_RuntimeError, "the engine is closed");
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *segment = PyList_GetItem(list, i);
+        PyObject *first = segment ? PyTuple_GetItem(segment, 0) : NULL;
+        PyObject *second = first ? PyTuple_GetItem(segment, 1) : NULL;
+        if (!second)
+            return NULL;
+        uint64_t address = PyLong_AsUnsignedLongLong(first);
+        uint64_t length = PyLong_AsUnsignedLongLong(second);
+        if ((address == (uint64_t)-1 || length == (uint64_t)-1) && PyErr_Occurred())
+            return NULL;
+        if (length > UINT64_MAX - address)
+            length = UINT64_MAX - address;
+        for (Py_ssize_t k = 0; k < core->span_count; k++) {
+            const Span *span = &core->spans[k];
+            uint64_t begin = address > span->base ? address : span->base;
+            uint64_t end = address + length < span->end ? address + length : span->end;
+            if (begin < end)
+                core->invalidate(core->uc, span->ram_address + (begin - span->base),
+                                 span->ram_address + (end - span->base));
+        }
+    }
+    Py_RETURN_NONE;
+}
+
 /* gap(base) -> (load, store, user): what to give to uc_mmio_map for the stretch that begins at `base`; lives as
  * long as the Core. */
 static PyObject *core_gap(PyObject *self, PyObject *argument)
@@ -863,6 +935,8 @@ static PyMethodDef core_methods[] = {
     {"set_deadline", core_set_deadline, METH_O, "set_deadline(ns): kick at that host time; negative for never."},
     {"set_ecalls", core_set_ecalls, METH_O, "set_ecalls(on): whether S-mode ecalls go to handler.ecall()."},
     {"set_registers", core_set_registers, METH_O, "set_registers(list of (base, end, read, write))."},
+    {"set_memory", core_set_memory, METH_O, "set_memory(list of (base, end, ram_address))."},
+    {"invalidate", core_invalidate, METH_O, "invalidate(list of (address, length)): drop what was translated from there."},
     {"gap", core_gap, METH_O, "gap(base) -> (load, store, user) for uc_mmio_map."},
     {"hooks", core_hooks, METH_NOARGS, "hooks() -> addresses of the engine's hooks."},
     {"close", core_close, METH_NOARGS, "close(): end the watchdog; the engine may not run any more."},

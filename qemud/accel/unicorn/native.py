@@ -32,6 +32,7 @@ FUNCTIONS = {
     "get_csr_ops": "riscv_get_csr_ops_riscv64",
     "set_csr_ops": "riscv_set_csr_ops_riscv64",
     "code_at": "tlb_vaddr_to_host_riscv64",
+    "invalidate": "tb_invalidate_phys_range_riscv64",
 }
 
 log = Logger("accel")
@@ -85,6 +86,12 @@ class Core(Protocol):
         registers: list[tuple[int, int, Callable[[int, int], int], Callable[[int, int, int], None]]],
     ) -> None:
         """The devices: (base, end, read(offset, size), write(offset, value, size)), sorted and disjoint."""
+
+    def set_memory(self, spans: list[tuple[int, int, int]]) -> None:
+        """Where there is RAM and ROM: (base, end, what the engine counts from)."""
+
+    def invalidate(self, segments: list[tuple[int, int]]) -> None:
+        """Drop what was translated from physical memory at (address, length)."""
 
     def gap(self, base: int) -> tuple[int, int, int]:
         """(load, store, user) for `uc_mmio_map` of a stretch without RAM that begins at `base`."""

@@ -54,17 +54,6 @@ def _ignore(*_: object) -> None:
     """What callbacks are before somebody sets them."""
 
 
-class _Span:
-    """A stretch of RAM or ROM in the engine: physical base, size, and what the engine counts from (its "ram address")."""
-
-    __slots__ = ("base", "end", "ram_address")
-
-    def __init__(self, base: int, end: int, ram_address: int) -> None:
-        self.base = base
-        self.end = end
-        self.ram_address = ram_address
-
-
 class RiscvVcpu:
     """One hart; see the module and `qemud.machine.vcpu.Vcpu`."""
 
@@ -79,7 +68,8 @@ class RiscvVcpu:
         self._space = space
         self._clock = (0, 0)
         self._deadline = -1
-        self._spans: list[_Span] = []
+        self._spans: list[tuple[int, int, int]] = []
+        """RAM and ROM in the engine: physical base and end, and what the engine counts from (its "ram address")."""
         self._mapped = False
         self._remap = False
         self._closed = False
@@ -177,19 +167,13 @@ class RiscvVcpu:
         else:
             self._remap = True
 
-    def ram_written(self, address: int, size: int) -> None:
+    def ram_written(self, segments: list[tuple[int, int]]) -> None:
         """Translated code there is stale."""
-        self.invalidate(address, size)
+        self._core.invalidate(segments)
 
     def invalidate(self, address: int, size: int) -> None:
         """Drop what was translated from physical memory there."""
-        end = address + size
-        for span in self._spans:
-            if address < span.end and span.base < end:
-                offset = span.ram_address - span.base
-                self._lib.quick.tb_invalidate_phys_range_riscv64(
-                    self._uc, offset + max(address, span.base), offset + min(end, span.end)
-                )
+        self._core.invalidate([(address, size)])
 
     def _update_registers(self) -> None:
         self._core.set_registers(outside_ram(self._space))
@@ -215,6 +199,7 @@ class RiscvVcpu:
             self._map_ram(section)
             position = section.end
         self._map_gap(position, 1 << 64)
+        self._core.set_memory(self._spans)
 
     def _map_ram(self, section: Section) -> None:
         lib = self._lib
@@ -236,7 +221,7 @@ class RiscvVcpu:
         inside = ctypes.c_uint64()
         region = lib.quick.memory_region_from_host_riscv64(self._uc, host, ctypes.byref(inside))
         ram_address = lib.quick.memory_region_get_ram_addr_riscv64(region) + inside.value
-        self._spans.append(_Span(section.base, section.end, ram_address))
+        self._spans.append((section.base, section.end, ram_address))
 
     def _map_gap(self, base: int, end: int) -> None:
         """All between two stretches of RAM; the sizes that the engine takes end below 2**64."""

@@ -84,6 +84,7 @@ class Core:
         self._fault = fault
         self._ns_per_tick = ns_per_tick
         self._uc = addresses["uc"]
+        self._spans: list[tuple[int, int, int]] = []
         self._cs = addresses["cs"]
         self._env = addresses["env"]
         self._interrupt_request = ctypes.c_uint32.from_address(addresses["interrupt_request"])
@@ -170,6 +171,21 @@ class Core:
         self._lib.quick.riscv_cpu_update_mip_riscv64(self._cs, mask, value)
         if value or self._attention or self._leaving:
             self._interrupt_soon()
+
+    def set_memory(self, spans: list[tuple[int, int, int]]) -> None:
+        """Where there is RAM and ROM."""
+        self._spans = spans
+
+    def invalidate(self, segments: list[tuple[int, int]]) -> None:
+        """Drop translated code."""
+        for address, size in segments:
+            end = address + size
+            for low, high, ram_address in self._spans:
+                if address < high and low < end:
+                    start = ram_address + max(address, low) - low
+                    self._lib.quick.tb_invalidate_phys_range_riscv64(
+                        self._uc, start, start + min(end, high) - max(address, low)
+                    )
 
     def in_device(self) -> bool:
         """Whether a device's callback is being called."""
