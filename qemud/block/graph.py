@@ -48,11 +48,15 @@ class Graph:
         """Everything that uses a node as a disk, in the order in which it came; see `backend_by_name`."""
         self.is_device: Callable[[str], bool] = lambda _name: False
         """Whether the machine has a device of that id or path; set by who makes the graph."""
+        self.jobs: Any = None
+        """Background jobs, made when the first begins; see `qemud.block.jobs`."""
         self._reserved: set[str] = set()
         self._numbers = itertools.count()
 
     async def close(self) -> None:
         """The process ends: write everything back, and let go of it."""
+        if self.jobs is not None:
+            await self.jobs.close()
         for backend in list(self.backends):
             await backend.close()
         for node in list(self.nodes.values()):
@@ -121,6 +125,19 @@ class Graph:
             self.nodes[node_name] = node
         finally:
             self._reserved.discard(node_name)
+        return node
+
+    def make_filter(self, cls: type[BlockNode], below: BlockNode, name: str | None, options: Any) -> BlockNode:
+        """A job's own filter, which is a user of the node below, but is not yet used by anybody; held.  GenericError."""
+        node_name = self._reserve(name)
+        self._reserved.discard(node_name)
+        node = cls(self, options, node_name, below.flags._replace(unmap=True))
+        node.implicit = name is None
+        node.holds = 1
+        node.size = below.size
+        node.opened = True
+        self.add_child(node, "file", below, Role.FILTERED | Role.PRIMARY)
+        self.nodes[node_name] = node
         return node
 
     async def open_reference(

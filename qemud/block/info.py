@@ -78,6 +78,7 @@ async def node_info(
             no_flush=node.flags.no_flush,
         ),
         write_threshold=node.write_threshold,
+        dirty_bitmaps=[bitmap.info() for bitmap in reversed(node.dirty_bitmaps.values())] or None,
     )
     if backend is not None and backend.throttle is not None:
         backend.throttle.tell(info)

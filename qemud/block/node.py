@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from qemud._generated.types.block_options import BlockdevOptions
+    from qemud.block.bitmaps import DirtyBitmap
     from qemud.block.graph import Graph
 
 __all__ = [
@@ -113,6 +114,8 @@ class BlockNode(Driver):
         self.trackers: list[Callable[[int, int], None]] = []
         """Called with offset and length of everything written, zeroed or discarded (dirty bitmaps); in the loop, after the
         fact and before the request's end.  While there are any, `write_now` must not be tried (`writable_now`)."""
+        self.dirty_bitmaps: dict[str, DirtyBitmap] = {}
+        """Bitmaps that clients know, by name; see `qemud.block.bitmaps`."""
         self.blockers: dict[object, str] = {}
         """Operations that must not begin now, by who says so, with the reason for a client."""
         self.write_threshold = 0
@@ -166,6 +169,8 @@ class BlockNode(Driver):
         """The node has this size from now on; its users are told."""
         if size != self.size:
             self.size = size
+            for bitmap in self.dirty_bitmaps.values():
+                bitmap.truncate(size)
             for edge in list(self.parents):
                 edge.user.child_resized(edge)
 
