@@ -24,6 +24,7 @@ All of it belongs to the machine thread, except the two `returned`.
 from __future__ import annotations
 
 import asyncio
+from operator import add, eq
 from typing import TYPE_CHECKING
 
 from qemud.machine.memory import MemoryFault, SectionKind
@@ -109,15 +110,7 @@ class LeaseOwner:
 
         A segment may go over the border of two regions of RAM.  One of no bytes is a MemoryFault, too.
         """
-        merged = _merge(segments)
-        view = self.dma.view
-        try:
-            views = [view(address, length) for address, length in merged]
-        except MemoryFault:
-            if any(length <= 0 for _, length in merged):
-                raise
-            merged = [piece for segment in merged for piece in self.dma.pieces(*segment)]
-            views = [view(address, length) for address, length in merged]
+        merged, views = self.dma.views(segments)
         lease = Lease(self, merged, views, write=write)
         self.take()
         return lease
@@ -200,6 +193,37 @@ class Dma:
             raise MemoryFault(address, write=False)
         start = address - self._base
         return self._view[start : start + size]
+
+    def views(self, segments: Sequence[Segment]) -> tuple[list[Segment], list[memoryview]]:
+        """The same of many stretches, and what these are: neighbours are one, and regions' borders are cuts."""
+        if len(segments) == 1:
+            address, size = segments[0]
+            if size > 0 and self._base <= address and address + size <= self._end:
+                start = address - self._base
+                return [segments[0]], [self._view[start : start + size]]
+        elif segments:
+            # A large request has hundreds of pages, mostly from here and there: one step in Python for each of them.
+            addresses, sizes = zip(*segments, strict=True)
+            ends = tuple(map(add, addresses, sizes))
+            base = self._base
+            if (
+                min(sizes) > 0
+                and base <= min(addresses)
+                and max(ends) <= self._end
+                and not any(map(eq, addresses[1:], ends))
+            ):
+                whole = self._view
+                return list(segments), [
+                    whole[begin - base : end - base] for begin, end in zip(addresses, ends, strict=True)
+                ]
+        merged = _merge(segments)
+        try:
+            return merged, [self.view(address, size) for address, size in merged]
+        except MemoryFault:
+            if any(size <= 0 for _, size in merged):
+                raise
+            merged = [piece for segment in merged for piece in self.pieces(*segment)]
+            return merged, [self.view(address, size) for address, size in merged]
 
     def read(self, address: int, size: int) -> bytes:
         """`size` bytes; MemoryFault unless all of it is RAM."""
@@ -306,8 +330,6 @@ class Dma:
 
 def _merge(segments: Sequence[Segment]) -> list[Segment]:
     """Make one of segments that follow each other in memory."""
-    if len(segments) == 1:
-        return list(segments)
     merged: list[Segment] = []
     begin = end = -1
     for address, length in segments:

@@ -27,6 +27,9 @@ AVAIL_NO_INTERRUPT = 1
 _DESCRIPTOR = Struct("<QIHH")  # address, length, flags, next
 _USED = Struct("<II")  # index, length
 _unpack = _DESCRIPTOR.unpack_from
+_LONG = 8
+"""Descriptors from which on it is quicker to look at all of them together."""
+_COUNTING = list(range(1, MAX_SIZE))
 
 
 class SplitRing:
@@ -61,37 +64,20 @@ class SplitRing:
         head = self._avail[2 + last % size]
         if head >= size:
             raise QueueError(f"Guest says index {head} is available")
-        table, limit, at = self._desc, size, head
-        address, length, flags, following = _unpack(table, at << 4)
+        table, limit = self._desc, size
+        address, length, flags, following = _unpack(table, head << 4)
         if flags & DESC_INDIRECT:
             if not length or length & 15:
                 raise QueueError("Invalid size for indirect buffer table")
             table, limit = self._view(address, length, "indirect buffer"), length >> 4
+            if _LONG <= limit <= MAX_SIZE:
+                pieces = _in_order(table, limit)
+                if pieces is not None:
+                    queue.last_avail = (last + 1) & 0xFFFF
+                    queue.in_use += 1
+                    return Element(self, head, 1, *pieces)
             address, length, flags, following = _unpack(table, 0)
-        readable: list[Segment] = []
-        writable: list[Segment] = []
-        count = 1
-        while True:
-            if not length:
-                raise QueueError("virtio: zero sized buffers are not allowed")
-            if flags & DESC_WRITE:
-                writable.append((address, length))
-            elif writable:
-                raise QueueError("Incorrect order for descriptors")
-            else:
-                readable.append((address, length))
-            if flags & DESC_INDIRECT:
-                raise QueueError("Indirect descriptor in the middle of a buffer")
-            if not flags & DESC_NEXT:
-                break
-            if count >= limit:
-                raise QueueError("Looped descriptor")
-            if count == MAX_SIZE:
-                raise QueueError("virtio: too many write descriptors in indirect table")
-            if following >= limit:
-                raise QueueError(f"Desc next is {following}")
-            count += 1
-            address, length, flags, following = _unpack(table, following << 4)
+        readable, writable = _walk(table, limit, (address, length, flags, following))
         queue.last_avail = (last + 1) & 0xFFFF
         queue.in_use += 1
         return Element(self, head, 1, readable, writable)
@@ -141,3 +127,51 @@ class SplitRing:
         known, queue.signalled_valid = queue.signalled_valid, True
         queue.signalled = new
         return not known or (new - self._avail[-1] - 1) & 0xFFFF < (new - old) & 0xFFFF
+
+
+def _walk(
+    table: memoryview, limit: int, first: tuple[int, int, int, int]
+) -> tuple[list[Segment], list[Segment]]:
+    """Follow a chain from its first descriptor; what is readable, and what is writable."""
+    address, length, flags, following = first
+    readable: list[Segment] = []
+    writable: list[Segment] = []
+    count = 1
+    while True:
+        if not length:
+            raise QueueError("virtio: zero sized buffers are not allowed")
+        if flags & DESC_WRITE:
+            writable.append((address, length))
+        elif writable:
+            raise QueueError("Incorrect order for descriptors")
+        else:
+            readable.append((address, length))
+        if flags & DESC_INDIRECT:
+            raise QueueError("Indirect descriptor in the middle of a buffer")
+        if not flags & DESC_NEXT:
+            return readable, writable
+        if count >= limit:
+            raise QueueError("Looped descriptor")
+        if count == MAX_SIZE:
+            raise QueueError("virtio: too many write descriptors in indirect table")
+        if following >= limit:
+            raise QueueError(f"Desc next is {following}")
+        count += 1
+        address, length, flags, following = _unpack(table, following << 4)
+
+
+def _in_order(table: memoryview, count: int) -> tuple[list[Segment], list[Segment]] | None:
+    """The same for a long table whose descriptors follow each other and end with one to write, or None."""
+    content = table.tobytes()  # nobody may change it between the looks
+    words = memoryview(content).cast("H")
+    flags, following = words[6::8].tolist(), words[7::8].tolist()
+    first = flags.count(DESC_NEXT)
+    if flags != [DESC_NEXT] * first + [DESC_NEXT | DESC_WRITE] * (count - first - 1) + [DESC_WRITE]:
+        return None
+    if following[:-1] != _COUNTING[: count - 1]:
+        return None
+    lengths = memoryview(content).cast("I")[2::4].tolist()
+    if 0 in lengths:
+        return None
+    segments = list(zip(memoryview(content).cast("Q")[::2].tolist(), lengths, strict=True))
+    return segments[:first], segments[first:]
