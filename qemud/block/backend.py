@@ -212,6 +212,10 @@ class BlockBackend:
         self.remember_root()
         return self._flags._replace(no_backing=False, auto_read_only=False)
 
+    @root_flags.setter
+    def root_flags(self, flags: Flags) -> None:
+        self._flags = flags
+
     def tray_moved(self) -> None:
         """Tell clients that the tray was opened or closed; the device calls it when its guest has done so."""
         from qemud._generated.events import block as events

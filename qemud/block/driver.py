@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from qemud._generated.types.block_options import BlockdevDriver
     from qemud.block.edges import Edge
+    from qemud.block.graph import Graph
     from qemud.block.node import BlockNode
 
 
@@ -112,6 +113,12 @@ class Driver:
             for protocol in cls.protocols:
                 name = name.removeprefix(f"{protocol}:")
         return {"filename": name}
+
+    @classmethod
+    async def create(cls, graph: Graph, options: Any) -> None:
+        """Make a new image of this kind, as BlockdevCreateOptions say.  GenericError."""
+        del graph, options
+        raise GenericError("Driver does not support blockdev-create")
 
     # Opening.
 

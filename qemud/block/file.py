@@ -32,6 +32,8 @@ from qemud.qapi.runtime.errors import GenericError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from qemud.block.graph import Graph
+
 _SECTOR = 512
 _WRITERS = permission.WRITE | permission.WRITE_UNCHANGED | permission.RESIZE
 _AT_ONCE_LIMIT = 1 << 20
@@ -64,6 +66,12 @@ class FileNode(BlockNode, driver=BlockdevDriver.FILE):
         self._punch = self._zero_range = True
         self._flush_failed = False
         self._discards = [0, 0, 0]  # done, failed, bytes
+
+    @classmethod
+    async def create(cls, graph: Graph, options: Any) -> None:
+        """Make a file, or empty one, and give it its size."""
+        del graph
+        await pool.run(_create, options.filename, options.size, options.preallocation.value)
 
     # Opening and closing.
 
@@ -426,6 +434,30 @@ _PUNCH = hostio.FALLOC_FL_PUNCH_HOLE | hostio.FALLOC_FL_KEEP_SIZE
 _NOT_THERE = frozenset(
     (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EINVAL, errno.ENODEV)
 )
+
+
+def _create(name: str, size: int, preallocation: str) -> None:
+    """As `FileNode.create`; in the pool."""
+    try:
+        fd = open_file(name, os.O_RDWR | os.O_CREAT, 0o644)
+    except FdsetError as error:
+        raise GenericError(f"Could not create '{name}': {error.reason}") from None
+    except OSError as error:
+        raise GenericError(f"Could not create '{name}': {error.strerror}") from None
+    try:
+        # Others may read it meanwhile, and nothing else.
+        needs, shares = permission.WRITE | permission.RESIZE, permission.ALL & ~permission.RESIZE
+        locks = locking.FileLocks()
+        locks.take(fd, needs, permission.ALL & ~shares)
+        locking.check(fd, needs, shares, name)
+        if preallocation == "metadata":
+            raise GenericError(f"Unsupported preallocation mode: {preallocation}")
+        os.ftruncate(fd, 0)
+        hostio.resize(fd, size, preallocation)
+    except OSError as error:
+        raise GenericError(str(error.strerror)) from None
+    finally:
+        close_file(fd)
 
 
 class HostDeviceNode(FileNode, driver=BlockdevDriver.HOST_DEVICE):

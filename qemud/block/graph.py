@@ -127,7 +127,9 @@ class Graph:
             self._reserved.discard(node_name)
         return node
 
-    def make_filter(self, cls: type[BlockNode], below: BlockNode, name: str | None, options: Any) -> BlockNode:
+    def make_filter(
+        self, cls: type[BlockNode], below: BlockNode, name: str | None, options: Any
+    ) -> BlockNode:
         """A job's own filter, which is a user of the node below, but is not yet used by anybody; held.  GenericError."""
         node_name = self._reserve(name)
         self._reserved.discard(node_name)

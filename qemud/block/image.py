@@ -47,13 +47,13 @@ async def open_image(
     own = apply_options(flags, _common_options(options))
     driver = options.get("driver")
     if driver is not None and driver not in DRIVERS:
-        raise GenericError(f"Unknown driver: '{driver}'")
+        raise GenericError(f"Unknown driver '{driver}'")
     if driver is not None and class_of(driver).is_protocol:
         return await _open_protocol(graph, filename, options, flags=flags)
     if "file" not in options and filename is None:
         if driver is None:
             raise GenericError("Must specify either driver or file")
-        return await graph.open(_typed(driver, options), flags=flags)
+        raise GenericError('A block device must be specified for "file"')
     file = await _open_file(graph, filename, options.pop("file", {}), inherit(own, Role.METADATA))
     try:
         probed = driver is None
@@ -98,7 +98,7 @@ async def _open_protocol(
     name = filename if filename is not None else options.pop("filename", None)
     driver = options.pop("driver", None)
     if driver is not None and driver not in DRIVERS:
-        raise GenericError(f"Unknown driver: '{driver}'")
+        raise GenericError(f"Unknown driver '{driver}'")
     if driver is None:
         driver = await _protocol_of(name) if name is not None else None
     if driver is None:

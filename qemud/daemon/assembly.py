@@ -46,6 +46,7 @@ class Assembly:
         accel: TcgAccelOptions,
         serials: Sequence[Chardev | None],
         add_device: Callable[[str], Awaitable[None]],
+        add_drives_device: Callable[[str, dict[str, str]], Awaitable[None]],
     ) -> None:
         self._services = services
         self.line = line
@@ -53,7 +54,10 @@ class Assembly:
         self.accel = accel
         self.serials = serials
         self._add_device = add_device
+        self._add_drives_device = add_drives_device
         self._devices = list(line.device or ())
+        self.of_drives: list[tuple[str, dict[str, str]]] = []
+        """Devices that belong to drives: what to put before an error, and the arguments of `device_add`."""
         self.busy = False
         self.phase = _NO_MACHINE
 
@@ -103,6 +107,13 @@ class Assembly:
         while self._devices:
             await self._add_device(self._devices[0])
             del self._devices[0]
+        while self.of_drives:
+            await self._add_drives_device(*self.of_drives[0])
+            del self.of_drives[0]
+        if self._services.has_block:
+            from qemud.daemon.disks import check_orphans
+
+            check_orphans(self._services.block)
         vm = self._services.vm
         await vm.mailboxes.call(vm.reset_devices)
         self.phase = _READY

@@ -289,6 +289,14 @@ OPTIONS: dict[str, Option] = {
     "device": TEXTS,
     "object": TEXTS,
     "chardev": TEXTS,
+    "blockdev": TEXTS,
+    "drive": TEXTS,
+    "hda": TEXT,
+    "hdb": TEXT,
+    "hdc": TEXT,
+    "hdd": TEXT,
+    "cdrom": TEXT,
+    "snapshot": FLAG,
     "serial": TEXTS,
     "monitor": TEXTS,
     "mon": Option(_opts("MonitorOptions", "chardev"), many=True),
@@ -328,7 +336,7 @@ Occurrence: TypeAlias = "tuple[str, str | None, str]"
 """An option as it was given: its name, its argument if it takes one, and what to put before an error about it."""
 
 
-READ_LATER = frozenset(("chardev", "device", "object"))
+READ_LATER = frozenset(("blockdev", "chardev", "device", "drive", "object"))
 """Options whose arguments are read when the machine is made: those from files must remember where they stand."""
 
 
@@ -388,7 +396,8 @@ def occurrences(words: list[str]) -> Iterator[Occurrence]:
     rest = iter(words)
     for word in rest:
         if len(word) < 2 or not word.startswith("-"):
-            raise UsageError(f"{word}: a disk image was given, which this machine cannot use")
+            yield "hda", word, f"{word}: "
+            continue
         name = word[2:] if word.startswith("--") else word[1:]
         option = OPTIONS.get(name)
         if option is None:

@@ -33,6 +33,7 @@ _OPEN = frozenset({"device", "object"})
 _STRUCTS = {
     "machine": ("MachineProperties", "VirtMachineOptions"),
     "chardev": ("ChardevOptions",),
+    "drive": ("DriveOptions",),
     "accel": (),
 }
 # An id is an option's own name, as in QEMU, and no parameter.

@@ -41,6 +41,7 @@ GROUPS = {
     "chardev": ("chardev", "backend"),
     "device": ("device", "driver"),
     "display": ("display", "type"),
+    "drive": ("drive", ""),
     "global": ("global", ""),
     "machine": ("machine", "type"),
     "memory": ("m", "size"),

@@ -200,7 +200,12 @@ class Daemon:
             accel=opened.accel,
             serials=opened.serials,
             add_device=lambda text: self._add_device(text, tree, vm),
+            add_drives_device=lambda place, arguments: self._add_drives_device(place, arguments, tree, vm),
         )
+        from qemud.daemon import disks
+
+        if disks.wanted(line):
+            assembly.of_drives = await disks.open_disks(self.services.block, line)
         await assembly.create()
         if not line.preconfig:
             await assembly.finish()
@@ -288,6 +293,18 @@ class Daemon:
             else:
                 values = parse(text, implied="driver", warn=warner("device", text))
                 await maker.add(dict(values), hotplug=False, parse=parse_keyval_type)
+
+    async def _add_drives_device(
+        self, place: str, arguments: dict[str, str], tree: Tree, vm: VirtualMachine
+    ) -> None:
+        from qemud.qapi.runtime.keyval import parse_keyval_type
+        from qemud.qom.creation import DeviceMaker
+
+        maker = DeviceMaker(tree, vm.mailboxes.call, self.events.emit, self.services)
+        try:
+            await maker.add(dict(arguments), hotplug=False, parse=parse_keyval_type)
+        except QmpError as error:
+            raise UsageError(f"{place}{error}") from None
 
     async def _open_monitors(self) -> None:
         count = 0

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NONE = ("-machine", "none", "-display", "none", "-nodefaults")
 GROUPS = {"m": "memory", "smp": "smp-opts", "boot": "boot-opts"}
-OPEN = {"machine", "accel", "device", "object", "chardev"}
+OPEN = {"machine", "accel", "device", "drive", "object", "chardev"}
 # Options with parameters that are no group in QEMU, where each is a case of its own.
 OWN = {"audiodev", "compat", "display"}
 
