@@ -89,14 +89,14 @@ def fetch(
     folder = _folder()
     folder.mkdir(parents=True, exist_ok=True)
     kernel, busybox, initrd = folder / "Image", folder / "busybox", folder / name
-    with _locked(folder):
+    with locked(folder):
         if refresh or not is_fetched():
             progress(f"fetching Debian's {ARCHITECTURE} kernel and busybox (120 MB) into {folder}")
             with tempfile.TemporaryDirectory(dir=folder, prefix="apt-") as private:
                 _download(Path(private), kernel, busybox)
         archive = initramfs(busybox.read_bytes(), extra)
         if not initrd.exists() or initrd.read_bytes() != archive:
-            _write_atomically(initrd, archive)
+            write_atomically(initrd, archive)
     return Guest(kernel, initrd)
 
 
@@ -106,8 +106,8 @@ def _download(private: Path, kernel: Path, busybox: Path) -> None:
     names = [name for name in apt.depends(_KERNEL_META_PACKAGE) if name.startswith("linux-image-")]
     if not names:
         raise AptError(f"{_KERNEL_META_PACKAGE} of {SUITE} names no kernel package")
-    _write_atomically(busybox, read_member(apt.download(_SHELL_PACKAGE), "usr/bin/busybox"))
-    _write_atomically(kernel, read_member(apt.download(names[0]), "boot/vmlinux-"))
+    write_atomically(busybox, read_member(apt.download(_SHELL_PACKAGE), "usr/bin/busybox"))
+    write_atomically(kernel, read_member(apt.download(names[0]), "boot/vmlinux-"))
 
 
 def initramfs(busybox: bytes, extra: Mapping[str, bytes] | None = None) -> bytes:
@@ -130,14 +130,15 @@ def initramfs(busybox: bytes, extra: Mapping[str, bytes] | None = None) -> bytes
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """One process at a time fills the folder; the others wait for it and find the work done."""
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
+    """Make or replace a file; nobody sees half of it."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name + ".", delete=False) as temporary:
         try:
             temporary.write(data)

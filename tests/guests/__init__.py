@@ -1,7 +1,7 @@
 """Guests that tests and benches boot: Debian's kernel, with an initramfs that carries two scripts of ours.
 
 ``python -m tests.guests [FOLDER]`` fetches them (once) and prints the paths of kernel and initrd; with FOLDER it copies
-both there, as ``Image`` and ``initrd.cpio.gz``.
+both there, as ``Image`` and ``initrd.cpio.gz``.  A Debian on a disk of its own is made by `tests.guests.disk`.
 
 In the guest, ``bench`` runs three timed loads; each writes a line ``BENCH name begin`` and a line ``BENCH name end`` to the
 console, for the host to time. ``stress COUNT`` prints COUNT lines ``STRESS i HASH``; every HASH must be `STRESS_HASH`.
@@ -10,9 +10,6 @@ console, for the host to time. ``stress COUNT`` prints COUNT lines ``STRESS i HA
 from __future__ import annotations
 
 import hashlib
-import shutil
-import sys
-from pathlib import Path
 
 from qemud.demo.debian import Guest, fetch
 
@@ -56,19 +53,3 @@ def linux() -> Guest:
     return fetch(
         name="initrd-tests.cpio.gz", extra={"bin/bench": _BENCH.encode(), "bin/stress": _STRESS.encode()}
     )
-
-
-def main() -> None:
-    guest = linux()
-    if len(sys.argv) > 1:
-        folder = Path(sys.argv[1])
-        folder.mkdir(parents=True, exist_ok=True)
-        guest = Guest(
-            Path(shutil.copy(guest.kernel, folder / "Image")),
-            Path(shutil.copy(guest.initrd, folder / "initrd.cpio.gz")),
-        )
-    print(*guest)  # noqa: T201 - printing them is what the command is for
-
-
-if __name__ == "__main__":
-    main()
