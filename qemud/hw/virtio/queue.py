@@ -144,7 +144,8 @@ class VirtQueue:
     def push(self, element: Element, written: int) -> None:
         """Give a request back, `written` bytes of whose buffers have been written."""
         if element.ring is self._ring:
-            element.ring.push(element, written)
+            # All pieces together may be more than the ring can say.
+            element.ring.push(element, min(written, 0xFFFF_FFFF))
 
     def drop(self, element: Element) -> None:
         """Forget a request without giving it back, as a broken device does."""
