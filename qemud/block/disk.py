@@ -27,11 +27,10 @@ from qemud.block.buffers import total
 from qemud.block.stats import FLUSH, READ, UNMAP, WRITE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from qemud.block.backend import BlockBackend
     from qemud.machine.mailbox import Mailboxes
-    from qemud.machine.vm import VirtualMachine
 
     Done = Callable[[int], object]
 
@@ -48,6 +47,17 @@ class Parkable(Protocol):
 
     def unpark(self) -> None:
         """The request goes on."""
+
+
+class Machine(Protocol):
+    """What a disk needs of its machine: `qemud.machine.vm.VirtualMachine`."""
+
+    on_stopped: list[Callable[[], Awaitable[None]]]
+    on_resume: list[Callable[[], None]]
+    on_cont: list[Callable[[], None]]
+
+    def io_error(self) -> None:
+        """Stop, since a disk cannot go on."""
 
 
 _READ, _WRITE, _ZEROES, _DISCARD, _FLUSH = range(5)
@@ -83,7 +93,7 @@ class _Request:
 class Disk:
     """See the module."""
 
-    def __init__(self, backend: BlockBackend, mailboxes: Mailboxes, vm: VirtualMachine | None = None) -> None:
+    def __init__(self, backend: BlockBackend, mailboxes: Mailboxes, vm: Machine | None = None) -> None:
         self.backend = backend
         self.parked: list[_Request] = []
         """Machine thread: what waits for the user."""

@@ -1,0 +1,243 @@
+"""The graph: names, permissions, cycles, draining, and that nothing half-made is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from qemud.block import permission
+from qemud.block.backend import BlockBackend
+from qemud.block.edges import Role
+from qemud.block.node import BlockNode, Flags
+from qemud.qapi.runtime.errors import GenericError
+from tests.block.support import Event, image, opened, read, typed, with_graph, write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from qemud.block.graph import Graph
+
+NULL = {"driver": "null-co", "read-zeroes": True, "size": 65536}
+
+
+def test_a_failed_definition_leaves_nothing_open(tmp_path: Path):
+    name = image(tmp_path, bytes(4096))
+    before = set(os.listdir("/proc/self/fd"))
+
+    async def test(graph: Graph, _events: list[Event]) -> None:
+        for bad in (
+            {"driver": "raw", "offset": 1 << 20, "file": {"driver": "file", "filename": name}},
+            {
+                "driver": "raw",
+                "file": {"driver": "raw", "size": 1, "file": {"driver": "file", "filename": name}},
+            },
+            {"driver": "raw", "file": {"driver": "file", "filename": str(tmp_path)}},
+            {"driver": "raw", "detect-zeroes": "unmap", "file": NULL},
+        ):
+            with pytest.raises(GenericError):
+                await opened(graph, node_name="bad", **bad)
+            assert not graph.nodes
+        await opened(graph, node_name="bad", **NULL)  # the name is free
+
+    with_graph(test)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_users_that_conflict_are_told_of_each_other(tmp_path: Path):
+    del tmp_path
+
+    async def test(graph: Graph, _events: list[Event]) -> None:
+        node = await opened(graph, **NULL)
+        first, second = BlockBackend(graph, "hd0"), BlockBackend(graph)
+        first.insert(node)
+        second.insert(node)
+        first.configure(read_only=False)
+        with pytest.raises(GenericError) as caught:
+            second.configure(read_only=False)
+        assert str(caught.value) == (
+            "Permission conflict on node 'top': permissions 'write' are both required by block device 'hd0' "
+            "(uses node 'top' as 'root' child) and unshared by an unnamed block device (uses node 'top' as 'root' child)."
+        )
+        assert (second.needs, second.shares) == (0, permission.ALL)
+        raw = await opened(graph, node_name="raw", driver="raw", file="top")
+        above = BlockBackend(graph, "hd1")
+        above.insert(raw)
+        with pytest.raises(GenericError, match="unshared by node 'raw'"):
+            above.configure(read_only=False)
+        reader = BlockBackend(graph, "hd2")
+        reader.insert(await opened(graph, node_name="ro", read_only=True, **NULL))
+        with pytest.raises(GenericError, match="Block node is read-only"):
+            reader.configure(read_only=False)
+
+    with_graph(test)
+
+
+def test_a_node_does_not_get_below_itself():
+    async def test(graph: Graph, _events: list[Event]) -> None:
+        await opened(graph, node_name="bottom", **NULL)
+        await opened(graph, node_name="middle", driver="raw", file="bottom")
+        top = await opened(graph, node_name="upper", driver="raw", file="middle")
+        with pytest.raises(
+            GenericError, match="Making 'upper' a file child of 'middle' would create a cycle"
+        ):
+            graph.move([graph.nodes["middle"].edges["file"]], top)
+        assert graph.nodes["middle"].file is graph.nodes["bottom"]
+        assert [edge.user for edge in top.parents] == []
+        assert await read(top, 0, 10) == bytes(10)
+
+    with_graph(test)
+
+
+class Slow(BlockNode):
+    """A node that keeps its requests until it is told."""
+
+    is_protocol = True
+
+    async def do_open(self) -> None:
+        self.size = 65536
+        self.gate = asyncio.Event()
+        self.begun = 0
+
+    async def do_readv(self, offset: int, buffers: Any) -> None:
+        del offset, buffers
+        self.begun += 1
+        await self.gate.wait()
+
+
+def slow_node(graph: Graph) -> Slow:
+    options = typed(**NULL, node_name="slow")
+    node = Slow(graph, options, "slow", Flags())
+    node.driver = options.driver  # type: ignore[misc]
+    return node
+
+
+def test_a_drain_waits_for_requests_and_holds_back_new_ones():
+    async def test(graph: Graph, _events: list[Event]) -> None:
+        node = slow_node(graph)
+        await node.open()
+        node.monitor_owned = True
+        graph.nodes["slow"] = node
+        raw = await opened(graph, node_name="raw", driver="raw", file="slow")
+        backend = BlockBackend(graph, "hd0")
+        backend.insert(raw)
+        first = asyncio.create_task(read(backend, 0, 512))
+        await asyncio.sleep(0)
+        drained = asyncio.create_task(node.begin_drain())
+        await asyncio.sleep(0)
+        now = backend.node_now
+        assert now is None
+        second = asyncio.create_task(read(backend, 0, 512))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert (node.begun, drained.done()) == (1, False)
+        node.gate.set()
+        await drained
+        assert first.done() or await first is not None
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert (node.begun, node.in_flight, second.done()) == (1, 0, False)
+        # An edge that is made now is held back, too; one that moves away is not.
+        other = await opened(graph, node_name="other", **NULL)
+        graph.move([raw.edges["file"]], other)
+        assert await second == bytes(512)
+        assert backend.node_now is raw
+        node.end_drain()
+        assert node.begun == 1
+
+    with_graph(test)
+
+
+def test_a_filter_is_put_in_and_taken_out_under_a_running_user():
+    async def test(graph: Graph, _events: list[Event]) -> None:
+        node = await opened(graph, **NULL)
+        backend = BlockBackend(graph, "hd0")
+        backend.insert(node)
+        backend.configure(read_only=False)
+        raw = await opened(graph, node_name="filter", driver="raw", file="top")
+        async with node.drained():
+            graph.replace(node, raw)
+        assert backend.node is raw
+        assert [edge.user for edge in node.parents] == [raw]
+        assert raw.cumulative[0] & permission.WRITE
+        assert node.cumulative[0] & permission.WRITE
+        await write(backend, 0, b"x")
+        async with raw.drained():
+            graph.replace(raw, node)
+        assert backend.node is node
+
+    with_graph(test)
+
+
+def test_a_node_in_use_is_not_removed():
+    async def test(graph: Graph, _events: list[Event]) -> None:
+        await opened(graph, node_name="a", **NULL)
+        await opened(graph, node_name="b", driver="raw", file="a")
+        with pytest.raises(GenericError, match="Block device a is in use"):
+            await graph.remove("a")
+        backend = BlockBackend(graph, "hd0")
+        backend.insert(graph.nodes["b"])
+        with pytest.raises(GenericError, match="Node b is in use"):
+            await graph.remove("b")
+        await backend.close()
+        await graph.remove("b")
+        await graph.remove("a")
+        assert not graph.nodes
+
+    with_graph(test)
+
+
+def test_sizes_go_up_to_who_uses_them(tmp_path: Path):
+    name = image(tmp_path, bytes(4096))
+
+    async def test(graph: Graph, _events: list[Event]) -> None:
+        node = await opened(graph, driver="raw", file={"driver": "file", "filename": name})
+        backend = BlockBackend(graph, "hd0")
+        backend.insert(node)
+        told: list[int] = []
+        backend.on_resize.append(lambda: told.append(backend.size))
+        await graph.resize(node, 8192)
+        await graph.resize(node, 8192)
+        await graph.resize(node, 1024)
+        assert told == [8192, 1024]
+        with pytest.raises(OSError, match="Input/output error"):
+            await read(backend, 1000, 100)
+
+    with_graph(test)
+    assert (tmp_path / "disk.img").stat().st_size == 1024
+
+
+def test_a_write_beyond_the_threshold_is_told_of_once():
+    async def test(graph: Graph, events: list[Event]) -> None:
+        node = await opened(graph, **NULL)
+        node.write_threshold = 1000
+        await write(node, 0, bytes(1000))
+        assert events == []
+        await write(node, 996, bytes(8))
+        await write(node, 2000, bytes(8))
+        assert events == [
+            (
+                "BLOCK_WRITE_THRESHOLD",
+                {"node-name": "top", "amount-exceeded": 4, "write-threshold": 1000},
+            )
+        ]
+
+    with_graph(test)
+
+
+def test_roles_decide_what_a_parent_needs():
+    async def test(graph: Graph, _events: list[Event]) -> None:
+        below = await opened(graph, node_name="below", **NULL)
+        above = await opened(graph, node_name="above", driver="raw", file="below", offset=512)
+        assert above.edges["file"].role == Role.DATA | Role.PRIMARY
+        backend = BlockBackend(graph, "hd0")
+        backend.insert(above)
+        backend.configure(read_only=False)
+        assert below.cumulative == (
+            permission.CONSISTENT_READ | permission.WRITE | permission.RESIZE,
+            permission.CONSISTENT_READ | permission.WRITE_UNCHANGED,
+        )
+
+    with_graph(test)
