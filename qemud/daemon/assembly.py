@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from qemud._generated.types.options import CommandLine
     from qemud.chardev.stream import Chardev
     from qemud.machine.services import Services
+    from qemud.net.options import Legacy
 
 _NO_MACHINE, _CREATED, _ACCELERATED, _INITIALIZED, _READY = PHASES
 
@@ -58,6 +59,7 @@ class Assembly:
         self._devices = list(line.device or ())
         self.of_drives: list[tuple[str, dict[str, str]]] = []
         """Devices that belong to drives: what to put before an error, and the arguments of `device_add`."""
+        self.legacy_networks: Legacy | None = None
         self.busy = False
         self.phase = _NO_MACHINE
 
@@ -114,6 +116,10 @@ class Assembly:
             from qemud.daemon.disks import check_orphans
 
             check_orphans(self._services.block)
+        if self._services.has_net:
+            from qemud.daemon.networks import warn_of
+
+            warn_of(self._services.net, self.legacy_networks)
         vm = self._services.vm
         await vm.mailboxes.call(vm.reset_devices)
         self.phase = _READY

@@ -291,6 +291,9 @@ OPTIONS: dict[str, Option] = {
     "chardev": TEXTS,
     "blockdev": TEXTS,
     "drive": TEXTS,
+    "netdev": TEXTS,
+    "nic": TEXTS,
+    "net": TEXTS,
     "hda": TEXT,
     "hdb": TEXT,
     "hdc": TEXT,
@@ -336,7 +339,7 @@ Occurrence: TypeAlias = "tuple[str, str | None, str]"
 """An option as it was given: its name, its argument if it takes one, and what to put before an error about it."""
 
 
-READ_LATER = frozenset(("blockdev", "chardev", "device", "drive", "object"))
+READ_LATER = frozenset(("blockdev", "chardev", "device", "drive", "net", "netdev", "nic", "object"))
 """Options whose arguments are read when the machine is made: those from files must remember where they stand."""
 
 

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 HANDLERS: dict[str, str] = {
     "block": "qemud.block.media:BlockHandlers",
-    "block": "qemud.block.media:BlockHandlers",
     "block-core": "qemud.block.commands:BlockCoreHandlers",
-    "block-info": "qemud.block.commands:BlockInfoHandlers",
-    "block-stats": "qemud.block.commands:BlockStatsHandlers",
     "block-info": "qemud.block.commands:BlockInfoHandlers",
     "block-stats": "qemud.block.commands:BlockStatsHandlers",
     "char": "qemud.chardev.commands:CharHandlers",
@@ -27,6 +24,7 @@ HANDLERS: dict[str, str] = {
     "machine": "qemud.hw.commands:MachineHandlers",
     "migration": "qemud.migration.commands:MigrationHandlers",
     "monitor": "qemud.monitor.hotplug:MonitorHandlers",
+    "net": "qemud.net.commands:NetHandlers",
     "options": "qemud.daemon.commands:OptionsHandlers",
     "pci": "qemud.hw.pci.commands:PciHandlers",
     "qdev": "qemud.qom.commands:QdevHandlers",

@@ -99,6 +99,7 @@ class Daemon:
         self.notifier = Notifier()
         self._passed = passed_sockets()
         self._object_ids: set[str] = set()  # of objects in the syntax that knows of duplicates
+        self._late_objects: list[str] = []
         self._undo: list[Callable[[], object] | Callable[[], Coroutine[Any, Any, object]]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         use_target(target)
@@ -122,6 +123,7 @@ class Daemon:
         services.quit = self._quit_and_tell
         services.take_descriptor = _take_descriptor
         services.make_block = self._make_block
+        services.make_net = self._make_net
         services.name = line.name.guest if line.name else None
         services.uuid = line.uuid or services.uuid
         self.dispatcher = services.dispatcher = Dispatcher(
@@ -149,6 +151,7 @@ class Daemon:
             (given.driver, given.property, given.value) for given in self.line.global_ or ()
         ]
         tree.root.overlay = overlay_of(self.board)
+        tree.root.services = self.services
         self.chardevs.watch(*tree_hooks(tree))
         return tree
 
@@ -170,7 +173,10 @@ class Daemon:
         accel = choose_accelerator(line, options.accel)
         self.board = options.type.value
         for text in line.object or ():
-            await self._add_object(text)
+            if "filter-" in text:
+                self._late_objects.append(text)  # it stands in the way of a network, which there is not yet
+            else:
+                await self._add_object(text)
         for text in line.chardev or ():
             with at("chardev", text):
                 await self._add_chardev(text)
@@ -206,6 +212,12 @@ class Daemon:
 
         if disks.wanted(line):
             assembly.of_drives = await disks.open_disks(self.services.block, line)
+        if line.netdev or line.nic or line.net:
+            from qemud.daemon.networks import open_networks
+
+            assembly.legacy_networks = await open_networks(self.services.net, line)
+        for text in self._late_objects:
+            await self._add_object(text)
         await assembly.create()
         if not line.preconfig:
             await assembly.finish()
@@ -286,7 +298,7 @@ class Daemon:
         from qemud.qapi.runtime.qemuopts import parse
         from qemud.qom.creation import DeviceMaker
 
-        maker = DeviceMaker(tree, vm.mailboxes.call, self.events.emit)
+        maker = DeviceMaker(tree, vm.mailboxes.call, self.events.emit, self.services)
         with at("device", text):
             if text.startswith("{"):
                 await maker.add(parse_option(text), hotplug=False)
@@ -395,6 +407,14 @@ class Daemon:
         self._undo.append(graph.close)
         return graph
 
+    def _make_net(self) -> Any:
+        """The network cards and backends, which are closed before the machine thread ends."""
+        from qemud.net.registry import Networks
+
+        networks = Networks(self.events.emit, self.chardevs, self._find_fd, report)
+        self._undo.append(networks.close)
+        return networks
+
     def _find_fd(self, name: str) -> int:
         """A descriptor by its number or by the name that socket activation gave it."""
         from qemud.chardev.address import inherited_fd
@@ -405,6 +425,7 @@ class Daemon:
     # Its end.
 
     def _end(self, status: int) -> None:
+        self._turn.close()
         if not self.ended.done():
             self.ended.set_result(status)
 

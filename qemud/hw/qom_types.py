@@ -51,6 +51,13 @@ TYPES: tuple[TypeEntry, ...] = (
         user_creatable=True,
     ),
     TypeEntry(
+        "virtio-net-device",
+        "virtio-device",
+        "qemud.hw.virtio.net:VirtioNet",
+        options="VirtioNetOptions",
+        user_creatable=True,
+    ),
+    TypeEntry(
         "virtio-rng-device",
         "virtio-device",
         "qemud.hw.virtio.rng:VirtioRng",

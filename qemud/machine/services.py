@@ -22,7 +22,8 @@ class Services:
     them, `board` is the built board (None until the machine is initialised), `startup` makes
     the machine phase by phase, `emit` sends an event to all clients, `events` is where it does, `quit` ends the process,
     `take_descriptor` takes the descriptor that the running command's client has named.  `block` is the graph of block nodes, which
-    `make_block` makes when it is first asked for: a process without disks has nothing of it.
+    `make_block` makes when it is first asked for: a process without disks has nothing of it.  The same goes for `net`, the network cards
+    and backends.
     """
 
     vm: VirtualMachine
@@ -32,6 +33,8 @@ class Services:
     board: Any = None
     make_block: Callable[[], Any]
     _block: Any = None
+    make_net: Callable[[], Any]
+    _net: Any = None
     startup: Any = None
     emit: EmitFunction
     events: Any
@@ -53,3 +56,15 @@ class Services:
     def has_block(self) -> bool:
         """Whether anything has been asked of `block` yet."""
         return self._block is not None
+
+    @property
+    def net(self) -> Any:
+        """The network cards and backends."""
+        if self._net is None:
+            self._net = self.make_net()
+        return self._net
+
+    @property
+    def has_net(self) -> bool:
+        """Whether anything has been asked of `net` yet."""
+        return self._net is not None

@@ -477,13 +477,15 @@ class Root(Container):
     """The top of a composition tree.
 
     `overlay` is what the machine's version says: types, properties and values as in JSON.  `globals` are the (driver, property,
-    value) of `-global`, in their order.
+    value) of `-global`, in their order.  `services` is where objects that clients make find the rest of the process
+    (`qemud.machine.services.Services`).
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.overlay: tuple[tuple[str, str, Any], ...] = ()
         self.globals: list[tuple[str, str, str]] = []
+        self.services: Any = None
 
 
 def property_info(given: Property, *, device: bool) -> PropertyInfo:

@@ -93,7 +93,7 @@ class Control:
         state = device.state
         device.nic.tells_filter = True
 
-        def which(none: bool, every: bool) -> RxState:  # noqa: FBT001 - two alternatives
+        def which(none: bool, every: bool) -> RxState:
             return RxState.NONE if none else RxState.ALL if every else RxState.NORMAL
 
         vlans = list(range(MAX_VLAN)) if state.all_vlans else sorted(state.vlans)
