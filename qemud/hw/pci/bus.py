@@ -76,12 +76,12 @@ class PciBus(Bus, type_name="PCI"):
     def attach(self, device: Device) -> None:
         """Give a function its place.  Raises GenericError."""
         function: PciDevice = device  # type: ignore[assignment]  # the bus's type lets no others on
+        if self.bridge is not None:
+            self.bridge.before_plug(function)
         devfn = self._place(function)
         if function.hotplugged:
             self._check_late(function, devfn)
         self._check_functions(function, devfn)
-        if self.bridge is not None:
-            self.bridge.before_plug(function)
         super().attach(device)
         function.devfn = devfn
         self._functions[devfn] = function

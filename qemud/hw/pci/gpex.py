@@ -71,22 +71,11 @@ class GpexHost(PcieHostBridge, type_name="gpex-pcihost", options=GpexPcihostOpti
         if options.x_ecam_size:
             self.init_mmio("pcie-mmcfg-mmio", options.x_ecam_size, max_access=8)
             self.map(0, options.x_ecam_base)
+        low, high = options.x_below_4g_mmio_base, options.x_above_4g_mmio_base
         for name, start, base, size, io in (
             ("gpex_ioport_window", options.x_pio_base, 0, min(options.x_pio_size, _PIO_SIZE), True),
-            (
-                "gpex_mmio_window",
-                options.x_below_4g_mmio_base,
-                options.x_below_4g_mmio_base,
-                options.x_below_4g_mmio_size,
-                False,
-            ),
-            (
-                "gpex_mmio_window-high",
-                options.x_above_4g_mmio_base,
-                options.x_above_4g_mmio_base,
-                options.x_above_4g_mmio_size,
-                False,
-            ),
+            (f"gpex_mmio_window @{low:016x}", low, low, options.x_below_4g_mmio_size, False),
+            (f"gpex_mmio_window @{high:016x}", high, high, options.x_above_4g_mmio_size, False),
         ):
             if size:
                 window = Window(self, base, size, io=io, start=start)

@@ -115,6 +115,11 @@ class PcieRootPort(
     express = True
     options: PcieRootPortOptions
 
+    def realize(self) -> None:
+        """Make the bus, where devices can come and go if the slot lets them."""
+        super().realize()
+        self.secondary.hotpluggable = self.options.hotplug
+
     # -- registers --------------------------------------------------------------------------------------------------
 
     def set_up(self) -> None:
@@ -198,11 +203,8 @@ class PcieRootPort(
         config.change16(exp + Exp.SLTSTA, SLTSTA_EIS | SLTSTA_CC | SLTSTA_PDC | SLTSTA_ABP, 0)
         if self.options.power_controller_present:
             populated = self.secondary.at(0) is not None
-            config.change16(
-                exp + Exp.SLTCTL,
-                SLTCTL_PIC | SLTCTL_PCC,
-                PWR_IND_ON if populated else PWR_IND_OFF | SLTCTL_PCC,
-            )
+            # The indicator is off either way, as in QEMU; the guest's driver sets it to what it finds.
+            config.change16(exp + Exp.SLTCTL, SLTCTL_PCC, 0 if populated else SLTCTL_PCC)
         self._notified = False
 
     def reset_hold(self) -> None:

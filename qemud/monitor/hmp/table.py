@@ -57,6 +57,7 @@ INFO = _rows(
     Command("mtree", "x-query-mtree", "info:mtree", "flatview:-f", "[-f]"),
     Command("name", "query-name", "info:name"),
     Command("numa", "x-query-numa", "inventory:numa"),
+    Command("pci", "query-pci", "pci:info"),
     Command("pic", "x-query-interrupt-controllers", "inventory:pic"),
     Command("qom-tree", "qom-list", "info:qom_tree", "path:s?", "[path]"),
     Command("qtree", "x-query-qtree", "info:qtree", "brief:-b", "[-b]"),
