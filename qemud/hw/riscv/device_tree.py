@@ -93,7 +93,8 @@ def build_device_tree(*, ram_size: int, misa: int, aclint: bool, dialect: Dialec
     else:
         _add_clint(soc)
     _add_plic(soc, dialect.ndev)
-    for number in range(VIRTIO_COUNT):
+    # Linux looks for devices in the tree's order.  The first of them is in the last slot: so it is the first disk, as with QEMU.
+    for number in reversed(range(VIRTIO_COUNT)):
         _add_virtio(soc, number)
     _add_pci(soc, ram_size)
     _add_reset(root, soc)
