@@ -14,6 +14,7 @@ DRIVERS: dict[str, str] = {
     "host_device": "qemud.block.file:HostDeviceNode",
     "null-aio": "qemud.block.null:NullAioNode",
     "null-co": "qemud.block.null:NullCoNode",
+    "qcow2": "qemud.block.qcow2.node:Qcow2Node",
     "raw": "qemud.block.raw:RawNode",
 }
 

@@ -1,0 +1,466 @@
+"""One open qcow2 image: its tables, and the order in which what changes in them reaches the disk.
+
+    image = await Image.open(file, writable=True)       # GenericError with QEMU's text
+    offset, count = await image.refcounts.allocate(4)
+    ...
+    image.drop(old_offset, 1)           # free when nothing on disk refers to it any more
+    await image.write_tables()          # in the package's order
+    await image.free_dropped()
+
+Everything here belongs to the event loop but what says otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from qemud.block.qcow2 import layout
+from qemud.block.qcow2.header import FIRST_PART, Header
+from qemud.block.qcow2.layout import OFFSET, REFTABLE_OFFSET
+from qemud.block.qcow2.mapping import Mapping, decode_table, encode_table
+from qemud.block.qcow2.refcounts import Refcounts
+from qemud.qapi.runtime.errors import GenericError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from qemud.block.node import BlockNode
+    from qemud.block.qcow2.bitmaps import StoredBitmap
+    from qemud.block.qcow2.snapshots import Snapshot
+
+_TOO_MANY_DROPPED = 4096
+"""So many clusters wait for a flush that one is made."""
+_MANY_TABLES = 1 << 18
+"""With more tables than this, only the constant ones are guarded: an image of such a kind is none that anybody has made."""
+
+GUARDED = (
+    "qcow2_header",
+    "active L1 table",
+    "active L2 table",
+    "refcount block",
+    "snapshot table",
+    "inactive L1 table",
+    "inactive L2 table",
+    "refcount table",
+    "bitmap directory",
+)
+(
+    HEADER,
+    ACTIVE_L1,
+    ACTIVE_L2,
+    REFCOUNT_BLOCK,
+    SNAPSHOT_TABLE,
+    INACTIVE_L1,
+    INACTIVE_L2,
+    REFCOUNT_TABLE,
+    DIRECTORY,
+) = range(9)
+CONSTANT = frozenset((HEADER, ACTIVE_L1, REFCOUNT_TABLE, SNAPSHOT_TABLE, DIRECTORY))
+CACHED = CONSTANT | {ACTIVE_L2, REFCOUNT_BLOCK, INACTIVE_L1}
+
+
+class _Dropped:
+    """Clusters that are not referred to any more."""
+
+    __slots__ = ("born", "count", "kind", "offset", "written")
+
+    def __init__(self, offset: int, count: int, kind: str, born: int) -> None:
+        self.offset = offset
+        self.count = count
+        self.kind = kind
+        self.born = born
+        self.written = False
+        """That they are not referred to is on its way to the disk."""
+
+
+class Image:
+    """See the module."""
+
+    def __init__(self, file: BlockNode, header: Header) -> None:
+        self.file = file
+        self.header = header
+        self.cluster_bits = header.cluster_bits
+        self.cluster_size = header.cluster_size
+        self.snapshots: list[Snapshot] = []
+        self.bitmaps: list[StoredBitmap] = []
+        self.lazy = False
+        """Whether reference counts may be wrong on disk while the image is in use."""
+        self.guarded = CACHED
+        self.discards: frozenset[str] = frozenset(("snapshot", "always"))
+        """For what kinds of dropped clusters the file is told that it may forget them."""
+        self.on_corruption: Callable[[str, bool, int, int], None] = lambda _text, _fatal, _offset, _size: None
+        self.unusable = False
+        """Found to be corrupt: nothing is read or written any more."""
+        self.signaled = False
+        self.data_first = False
+        """Data was written that must be stable before tables that refer to it are."""
+        self.at_once = False
+        """The machine thread is using what it has found in tables."""
+        self._tickets: dict[int, None] = {}
+        self._next_ticket = 0
+        self._dropped: list[_Dropped] = []
+        self._dropped_clusters = 0
+        self._writing = asyncio.Lock()
+        self._metadata: dict[int, int] | None = None
+        self.mapping: Mapping
+        self.refcounts: Refcounts
+
+    # Opening.
+
+    @classmethod
+    async def open(cls, file: BlockNode, *, writable: bool) -> Image:
+        """Read the header and the tables that are always in memory.  GenericError with QEMU's text."""
+        first = bytearray(FIRST_PART)
+        await _read(file, 0, first, "Could not read qcow2 header")
+        header = Header.parse(bytes(first))
+        cluster = bytearray(min(header.cluster_size, max(file.size, FIRST_PART)))
+        await _read(file, 0, cluster, "Could not read qcow2 header")
+        full = bytes(cluster).ljust(header.cluster_size, b"\0")
+        header.check(full, writable=writable)
+        image = cls(file, header)
+        await image._read_tables()
+        header.read_rest(full)
+        return image
+
+    async def _read_tables(self) -> None:
+        header = self.header
+        l1 = await self._read_table(header.l1_offset, header.l1_size * 8, "Could not read L1 table")
+        self.mapping = Mapping(self.file, header.cluster_bits, decode_table(l1), header.version)
+        size = header.reftable_clusters << header.cluster_bits
+        table = await self._read_table(header.reftable_offset, size, "Could not initialize refcount handling")
+        self.adopt_refcounts(
+            Refcounts(self.file, header.cluster_bits, header.refcount_order, decode_table(table))
+        )
+        self.mapping.make_room = self.write_tables
+
+    async def _read_table(self, offset: int, size: int, trouble: str) -> bytearray:
+        table = bytearray(size)
+        if size:
+            await _read(self.file, offset, table, trouble)
+        return table
+
+    def adopt_refcounts(self, refcounts: Refcounts) -> None:
+        """Use these counts from now on."""
+        self.refcounts = refcounts
+        refcounts.make_room = self.write_tables
+        refcounts.corrupt = self.corrupt
+        refcounts.on_block = lambda offset: self.guard_also(offset, 1, REFCOUNT_BLOCK)
+
+    # Requests under way, and clusters that nobody refers to.
+
+    def enter(self) -> int:
+        """A request begins that uses what tables say; give the ticket back with `leave`."""
+        ticket = self._next_ticket
+        self._next_ticket = ticket + 1
+        self._tickets[ticket] = None
+        return ticket
+
+    def leave(self, ticket: int) -> None:
+        """The end of `enter`."""
+        del self._tickets[ticket]
+
+    def drop(self, offset: int, clusters: int, kind: str = "other") -> None:
+        """Nothing in memory refers to clusters any more: they are freed, or used once less, when that is on disk.
+
+        `kind` says why, for the options `pass-discard-*`: request, snapshot, always, never or other.
+        """
+        self._dropped.append(_Dropped(offset, clusters, kind, self._next_ticket))
+        self._dropped_clusters += clusters
+
+    @property
+    def too_many_dropped(self) -> bool:
+        """Whether so much waits for a flush that it should not wait any longer."""
+        return self._dropped_clusters > _TOO_MANY_DROPPED
+
+    async def free_dropped(self) -> None:
+        """After `write_tables`: make that stable, and free what can be freed."""
+        if not any(each.written for each in self._dropped):
+            return
+        await self.flush_file()
+        if self.at_once:
+            return  # the machine thread may have found one of them just before; another flush will come
+        oldest = next(iter(self._tickets), self._next_ticket)
+        ready = [each for each in self._dropped if each.written and each.born <= oldest]
+        if not ready:
+            return
+        self._dropped = [each for each in self._dropped if not (each.written and each.born <= oldest)]
+        for each in ready:
+            self._dropped_clusters -= each.count
+            try:
+                await self.refcounts.change(each.offset, each.count, -1)
+            except OSError:
+                continue  # never free again, which hurts nobody
+            if each.kind in self.discards:
+                await self._discard(each.offset, each.count)
+
+    async def _discard(self, offset: int, clusters: int) -> None:
+        """Tell the file that clusters are not needed, those that nobody uses."""
+        refcounts, bits = self.refcounts, self.cluster_bits
+        first = offset >> bits
+        try:
+            # Nobody can get one of them meanwhile.
+            async with refcounts.lock:
+                free = [each for each in range(first, first + clusters) if not await refcounts.get(each)]
+                start = 0
+                for i in range(1, len(free) + 1):
+                    if i == len(free) or free[i] != free[i - 1] + 1:
+                        await self.file.discard(free[start] << bits, (i - start) << bits)
+                        start = i
+        except OSError:
+            return  # it was a favour
+
+    # The way to the disk.
+
+    async def flush_file(self) -> None:
+        """What has been written to the file is stable afterwards.  OSError."""
+        await self.file.flush()
+
+    @property
+    def _refcounts_behind(self) -> bool:
+        return self.lazy and bool(self.header.incompatible & layout.DIRTY)
+
+    async def write_tables(self, *, everything: bool = False) -> None:
+        """Write changed tables, in the package's order.  OSError, and then what was not written is still to be.
+
+        With lazy reference counts these are left out, unless `everything` is to be written.
+        """
+        async with self._writing:
+            mapping, refcounts = self.mapping, self.refcounts
+            dropped = [each for each in self._dropped if not each.written]
+            # One moment: what tables refer to now is counted in these blocks, or on disk already.
+            with_counts = everything or not self._refcounts_behind
+            # (Blocks come along for eviction's sake even if their counts are lazy; only the order does not matter then.)
+            blocks = [(index, each) for index, each in refcounts.blocks.items() if each.dirty]
+            packed = [(index, each, refcounts.pack(each)) for index, each in blocks]
+            for _, block in blocks:
+                block.dirty, block.writing = False, True
+            entries = sorted(refcounts.changed)
+            refcounts.changed -= set(entries)
+            pieces = [(number, each) for number, each in mapping.pieces.items() if each.dirty]
+            parts = [(number, each, each.take_changes()) for number, each in pieces]
+            for _, piece in pieces:
+                piece.writing = True
+            l1 = sorted(mapping.l1_changed)
+            mapping.l1_changed -= set(l1)
+            data_first, self.data_first = self.data_first, False
+            done = 0
+            try:
+                for index, _, data in packed:
+                    await self._write(refcounts.table[index] & REFTABLE_OFFSET, data, REFCOUNT_BLOCK)
+                if packed and (entries or refcounts.new_table):
+                    await self.flush_file()
+                await self._write_reftable(entries)
+                if (parts or l1) and (data_first or ((packed or entries) and with_counts)):
+                    await self.flush_file()
+                done = 1
+                for number, _, part in parts:
+                    if part is not None and mapping.table_offset(number):
+                        start, data = part
+                        await self._write(mapping.piece_offset(number) + start, data, ACTIVE_L2)
+                if l1:
+                    # New L2 tables have also been written where they were made.
+                    await self.flush_file()
+                    await self._write_entries(self.header.l1_offset, mapping.l1, l1, ACTIVE_L1)
+                done = 2
+            finally:
+                for _, block in blocks:
+                    block.writing = False
+                    block.dirty = block.dirty or not done
+                if not done:
+                    refcounts.changed.update(entries)
+                for _, piece in pieces:
+                    piece.writing = False
+                if done < 2:
+                    for _, piece, part in parts:
+                        if part is not None:
+                            piece.changed(part[0] // 8, len(part[1]) // 8)
+                    mapping.l1_changed.update(l1)
+                    self.data_first = self.data_first or data_first
+            for each in dropped:
+                each.written = True
+
+    async def _write_reftable(self, entries: list[int]) -> None:
+        refcounts = self.refcounts
+        if refcounts.new_table is None:
+            if entries:
+                await self._write_entries(
+                    self.header.reftable_offset, refcounts.table, entries, REFCOUNT_TABLE
+                )
+            return
+        offset, clusters = refcounts.new_table
+        table = encode_table(refcounts.table[:])
+        await self._write(offset, table.ljust(clusters << self.cluster_bits, b"\0"), REFCOUNT_TABLE)
+        await self.flush_file()
+        old = self.header.reftable_offset, self.header.reftable_clusters
+        self.header.reftable_offset, self.header.reftable_clusters = offset, clusters
+        try:
+            await self.write_header_fields()
+            await self.flush_file()
+        except OSError:
+            self.header.reftable_offset, self.header.reftable_clusters = old
+            raise
+        if refcounts.new_table == (offset, clusters):
+            refcounts.new_table = None
+        self.forget_guarded()
+        self.drop(*old)
+
+    async def _write_entries(self, offset: int, table: object, changed: list[int], kind: int) -> None:
+        """Write changed entries of a table, in whole sectors."""
+        values = table
+        assert hasattr(values, "__getitem__")
+        unit = 64  # entries of a sector
+        for first in sorted({index // unit * unit for index in changed}):
+            part = values[first : first + unit]
+            await self._write(offset + first * 8, encode_table(part), kind)
+
+    async def _write(self, offset: int, data: bytes, kind: int) -> None:
+        self.guard(offset, len(data), allowed=kind)
+        await self.file.writev(offset, [memoryview(data)])
+
+    async def write_header_fields(self) -> None:
+        """Write the fixed part of the header: one sector.  OSError."""
+        await self.file.writev(0, [memoryview(self.header.pack_fields())])
+
+    async def write_header(self) -> None:
+        """Write all of the header.  OSError."""
+        await self.file.writev(0, [memoryview(self.header.pack())])
+
+    async def set_incompatible(self, bit: int, *, on: bool) -> None:
+        """Set or clear a feature bit, on disk at the end.  OSError."""
+        header = self.header
+        before = header.incompatible
+        wanted = before | bit if on else before & ~bit
+        if wanted == before:
+            return
+        header.incompatible = wanted
+        try:
+            await self.write_header_fields()
+            await self.flush_file()
+        except OSError:
+            header.incompatible = before
+            raise
+
+    async def before_allocating(self) -> None:
+        """With lazy reference counts: note in the image that they may be wrong.  OSError."""
+        if self.lazy and not self.header.incompatible & layout.DIRTY:
+            await self.set_incompatible(layout.DIRTY, on=True)
+
+    async def settle(self) -> None:
+        """Write everything that is only in memory, so that the image is as clean as can be.  OSError."""
+        # Once for what refers to clusters, and once more for those that are free after that.
+        for _ in range(2):
+            await self.write_tables(everything=True)
+            await self.free_dropped()
+        await self.write_tables(everything=True)
+        if self.header.incompatible & layout.DIRTY and not self.unusable:
+            await self.flush_file()
+            await self.set_incompatible(layout.DIRTY, on=False)
+
+    # Guarding tables against data.
+
+    def guard(self, offset: int, length: int, *, allowed: int = -1) -> None:
+        """Raise OSError, and mark the image as corrupt, when a write would hit a table it is not meant for."""
+        overlap = self.overlap(offset, length, allowed)
+        if overlap is not None:
+            raise self.corrupt(
+                f"Preventing invalid write on metadata (overlaps with {GUARDED[overlap]})", offset, length
+            )
+
+    def overlap(self, offset: int, length: int, allowed: int = -1) -> int | None:
+        """Which kind of table a range of the file hits, except for one kind.  Also in the machine thread."""
+        metadata = self._metadata
+        if metadata is None:
+            metadata = self._metadata = self._collect_metadata()
+        clusters = range(offset >> self.cluster_bits, -(-(offset + length) >> self.cluster_bits))
+        if metadata.keys().isdisjoint(clusters):
+            return None
+        return next(
+            (metadata[each] for each in clusters if metadata.get(each, allowed) != allowed),
+            None,
+        )
+
+    def forget_guarded(self) -> None:
+        """Tables have moved."""
+        self._metadata = None
+
+    def guard_also(self, offset: int, clusters: int, kind: int) -> None:
+        """There is a new table."""
+        if self._metadata is not None and kind in self.guarded:
+            first = offset >> self.cluster_bits
+            for cluster in range(first, first + clusters):
+                self._metadata[cluster] = kind
+
+    def unguard(self, offset: int, clusters: int) -> None:
+        """A table is not one any more."""
+        if self._metadata is not None:
+            first = offset >> self.cluster_bits
+            for cluster in range(first, first + clusters):
+                self._metadata.pop(cluster, None)
+
+    @property
+    def knows_guarded(self) -> bool:
+        """Whether `overlap` is a lookup only."""
+        return self._metadata is not None
+
+    def _collect_metadata(self) -> dict[int, int]:
+        header, bits = self.header, self.cluster_bits
+        found: dict[int, int] = {}
+
+        def add(kind: int, places: Iterable[tuple[int, int]]) -> None:
+            if kind in self.guarded:
+                for offset, size in places:
+                    if offset or kind == HEADER:
+                        for cluster in range(offset >> bits, -(-(offset + size) >> bits)):
+                            found[cluster] = kind
+
+        blocks = [each & REFTABLE_OFFSET for each in self.refcounts.table if each & REFTABLE_OFFSET]
+        tables = [each & OFFSET for each in self.mapping.l1 if each & OFFSET]
+        if len(blocks) + len(tables) <= _MANY_TABLES:
+            add(INACTIVE_L2, ((each, self.cluster_size) for one in self.snapshots for each in one.l2_tables))
+            add(REFCOUNT_BLOCK, ((each, self.cluster_size) for each in blocks))
+            add(ACTIVE_L2, ((each, self.cluster_size) for each in tables))
+        add(INACTIVE_L1, ((each.l1_offset, each.l1_size * 8) for each in self.snapshots))
+        add(SNAPSHOT_TABLE, [(header.snapshots_offset, self.snapshot_table_size)])
+        if header.bitmaps is not None:
+            add(DIRECTORY, [(header.bitmaps.offset, header.bitmaps.size)])
+        add(REFCOUNT_TABLE, [(header.reftable_offset, header.reftable_clusters << bits)])
+        add(ACTIVE_L1, [(header.l1_offset, header.l1_size * 8)])
+        add(HEADER, [(0, self.cluster_size)])
+        return found
+
+    snapshot_table_size = 0
+    """Bytes."""
+
+    # Corruption.
+
+    def corrupt(self, text: str, offset: int = -1, size: int = -1, *, fatal: bool = True) -> OSError:
+        """The image is not as it must be: tell, and if it is writable never use it again; the error for the request."""
+        fatal = fatal and not self.file.read_only and not self.read_only
+        if not self.signaled or (fatal and not self.unusable):
+            if fatal:
+                sys.stderr.write(
+                    f"qcow2: Marking image as corrupt: {text}; further corruption events will be suppressed\n"
+                )
+            else:
+                sys.stderr.write(
+                    f"qcow2: Image is corrupt: {text}; further non-fatal corruption events will be suppressed\n"
+                )
+            self.on_corruption(text, fatal, offset, size)
+            self.signaled = True
+            if fatal:
+                self.unusable = True
+        return OSError(errno.EIO, os.strerror(errno.EIO))
+
+    read_only = False
+    """Whether the node may not write."""
+
+
+async def _read(file: BlockNode, offset: int, into: bytearray, trouble: str) -> None:
+    try:
+        await file.readv(offset, [memoryview(into)])
+    except OSError as error:
+        raise GenericError(f"{trouble}: {error.strerror}") from None
