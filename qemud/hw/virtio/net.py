@@ -35,6 +35,7 @@ from qemud.net.offload import (
     Offload,
 )
 from qemud.qapi.runtime.errors import GenericError
+from qemud.qom.device import Device
 
 if TYPE_CHECKING:
     from qemud._generated.types.net import RxFilterInfo
@@ -174,7 +175,9 @@ class VirtioNet(
         self._mac = mac
         options.mac = show_mac(mac)
         self._backend = backend.offload if backend is not None else Offload()
-        owner = self.parent if self.parent is not None and self.name == "virtio-backend" else self
+        owner = self._owner
+        if owner is not self:
+            owner.options.mac = options.mac
         self.nic = Nic(
             self,
             services.vm.mailboxes,
@@ -220,10 +223,13 @@ class VirtioNet(
     def _tell_filter_changed(self) -> None:
         from qemud._generated.events.net import nic_rx_filter_changed
 
-        owner = self.parent if self.name == "virtio-backend" else self
-        nic_rx_filter_changed(
-            self._services.emit, name=owner.id if owner is not None else None, path=self.path
-        )
+        nic_rx_filter_changed(self._services.emit, name=self._owner.id, path=self.path)
+
+    @property
+    def _owner(self) -> Any:
+        """What the user has made: the card, or the function that it is behind."""
+        parent = self.parent
+        return parent if isinstance(parent, Device) else self
 
     # -- life, in the machine thread --------------------------------------------------------------------------------
 
