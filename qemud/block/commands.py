@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 from qemud._generated.commands.block_core import BlockCoreCommands
 from qemud._generated.commands.block_info import BlockInfoCommands
 from qemud._generated.commands.block_stats import BlockStatsCommands
-from qemud._generated.commands.job import JobCommands
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
     from qemud._generated.types.block_info import BlockDeviceInfo, BlockInfo
     from qemud._generated.types.block_options import BlockdevOptions
     from qemud._generated.types.block_stats import BlockStats
-    from qemud._generated.types.job import JobInfo
     from qemud.block.graph import Graph
 
 
@@ -144,14 +142,3 @@ class BlockStatsHandlers(BlockStatsCommands):
 
 
 _NAMES = ("read", "write", "flush")
-
-
-class JobHandlers(JobCommands):
-    """Handlers of `job.json`."""
-
-    def __init__(self, services: object) -> None:
-        del services
-
-    async def query_jobs(self) -> list[JobInfo]:
-        """`query-jobs`."""
-        return []

@@ -133,7 +133,7 @@ class Graph:
         """A job's own filter, which is a user of the node below, but is not yet used by anybody; held.  GenericError."""
         node_name = self._reserve(name)
         self._reserved.discard(node_name)
-        node = cls(self, options, node_name, below.flags._replace(unmap=True))
+        node = cls(self, options, node_name, below.flags)
         node.implicit = name is None
         node.holds = 1
         node.size = below.size

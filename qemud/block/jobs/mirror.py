@@ -1,0 +1,708 @@
+"""Mirror: a copy of a disk that is kept the same while the guest writes, and takes the disk's place in the end.
+
+    job = await start_mirror(jobs, MirrorSetup(source=node, target=other, sync=MirrorSyncMode.FULL, ...))
+
+A filter above the source knows what is written.  The job copies what is dirty in its bitmap, again and again, until nothing is: then
+it is *ready*.  `job-complete` lets everybody who uses the source use the copy; `block-job-cancel` leaves the copy
+as it is.  With `write-blocking`, the filter writes to both, so that nothing gets dirty any more.
+
+An *active commit* is the same with a copy that is a backing file of the source.
+
+Source of rules and texts: QEMU 10.0, block/mirror.c.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+from qemud._generated.types.block_info import BlockDeviceIoStatus, BlockdevOnError
+from qemud._generated.types.block_jobs import MirrorCopyMode
+from qemud._generated.types.job import JobType
+from qemud.block import permission
+from qemud.block.backend import BlockBackend
+from qemud.block.bitmaps import DirtyBitmap, default_granularity
+from qemud.block.buffers import total
+from qemud.block.edges import Role
+from qemud.block.graph import descendants
+from qemud.block.jobs import chain
+from qemud.block.jobs.blockjob import BlockJob
+from qemud.block.jobs.copying import CHUNK, IN_FLIGHT, Buffers, bounce
+from qemud.block.jobs.filters import FilterOptions, JobFilter, driver_name, job_edges, pull_out, put_above
+from qemud.block.ranges import RangeLocks
+from qemud.block.reopen import set_read_only
+from qemud.qapi.runtime.errors import GenericError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from qemud.block.edges import Edge
+    from qemud.block.jobs.manager import Jobs
+    from qemud.block.node import BlockNode
+
+SLICE = 0.1
+"""How long a job works without a place where it can be paused, and how long it sleeps when there is nothing to do, seconds."""
+
+DEFAULT_BUFFER = 16 << 20
+
+
+class MirrorSetup:
+    """What a mirror is to do; names and defaults are those of `blockdev-mirror`."""
+
+    def __init__(self, source: BlockNode, target: BlockNode) -> None:
+        self.job_id: str | None = None
+        self.source = source
+        self.target = target
+        self.replaces: str | None = None
+        self.only_new = False
+        """`sync=none`: copy nothing but what is written from now on."""
+        self.base: BlockNode | None = None
+        """Copy only what layers above this one have."""
+        self.is_commit = False
+        self.backing_mode = "leave"
+        """What the copy's backing file is to be at the end: `leave` it, the `source`'s, or `open` what the image says."""
+        self.zero_target = False
+        self.speed = 0
+        self.granularity = 0
+        self.buf_size = 0
+        self.on_source_error = BlockdevOnError.REPORT
+        self.on_target_error = BlockdevOnError.REPORT
+        self.unmap = True
+        self.filter_node_name: str | None = None
+        self.copy_mode = MirrorCopyMode.BACKGROUND
+        self.auto_finalize = True
+        self.auto_dismiss = True
+        self.base_was_read_only = False
+
+
+class MirrorFilter(JobFilter):
+    """Above the source: knows what is written."""
+
+    driver = driver_name("mirror_top")
+    job: Mirror | None = None
+    bitmap: DirtyBitmap
+    is_commit = False
+    stopped = False
+    """Nothing goes through it any more."""
+
+    def child_permissions(self, edge: Edge, needs: int, shares: int) -> tuple[int, int]:
+        """As in the base; a commit writes to backing files, so that nobody can rely on what they have."""
+        if self.stopped:
+            return 0, permission.ALL
+        needs, shares = super().child_permissions(edge, needs, shares)
+        if self.is_commit:
+            needs &= ~permission.CONSISTENT_READ
+            shares |= permission.WRITE
+        return needs, shares
+
+    @property
+    def _copies_at_once(self) -> bool:
+        job = self.job
+        return (
+            job is not None
+            and job.copy_mode is MirrorCopyMode.WRITE_BLOCKING
+            and job.trouble is None
+            and not job.is_cancelled
+        )
+
+    async def _change(
+        self,
+        offset: int,
+        length: int,
+        here: Callable[[], Awaitable[None]],
+        there: Callable[[BlockNode], Awaitable[None]] | None,
+    ) -> None:
+        """Change the source, and the copy or what is known to differ."""
+        job = self.job
+        if job is not None and self._copies_at_once:
+            await job.write_both(offset, length, here, there)
+            return
+        try:
+            await here()
+        finally:
+            # Even a write that failed may have changed something.
+            self.bitmap.set(offset, length)
+            if self.job is not None:
+                self.job.actively_synced = False
+
+    async def do_writev(self, offset: int, buffers: Sequence[memoryview], *, fua: bool) -> None:
+        """As in the base."""
+        if self._copies_at_once:
+            # The guest may change its buffers meanwhile, and both are to have the same.
+            buffers = [bounce(buffers)]
+        await self._change(
+            offset,
+            total(buffers),
+            lambda: self.file.writev(offset, buffers, fua=fua),
+            lambda target: target.writev(offset, buffers, fua=fua),
+        )
+
+    async def do_write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
+        """As in the base."""
+        await self._change(
+            offset,
+            length,
+            lambda: self.file.write_zeroes(offset, length, unmap=unmap),
+            lambda target: target.write_zeroes(offset, length, unmap=unmap),
+        )
+
+    async def do_discard(self, offset: int, length: int) -> None:
+        """As in the base."""
+        # What is discarded may read as anything, but in both as the same.
+        await self._change(offset, length, lambda: self.file.discard(offset, length), None)
+
+
+class _CopyError(Exception):
+    """A range could not be copied, from some offset on."""
+
+    def __init__(self, error: OSError, offset: int, *, read: bool) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.offset = offset
+        self.read = read
+
+
+class Mirror(BlockJob):
+    """See the module."""
+
+    type = JobType.MIRROR
+
+    def __init__(self, jobs: Jobs, setup: MirrorSetup, top: MirrorFilter) -> None:
+        super().__init__(
+            jobs,
+            setup.job_id,
+            top,
+            auto_finalize=setup.auto_finalize,
+            auto_dismiss=setup.auto_dismiss,
+        )
+        self.setup = setup
+        self.filter = top
+        self.bitmap = top.bitmap
+        self.target = BlockBackend(self.graph)
+        self.copy_mode = setup.copy_mode
+        self.actively_synced = False
+        self.should_complete = False
+        self.to_replace: BlockNode | None = None
+        self.trouble: OSError | None = None
+        """What has gone wrong for good."""
+        self._flights = 0
+        self._flying = 0
+        self._active_bytes = 0
+        self._landed: asyncio.Future[None] | None = None
+        self._ranges = RangeLocks()
+        self._buffers: Buffers | None = None
+        self._chunk = CHUNK
+        self._unit = self.bitmap.granularity
+        self._position = 0
+        self._drained: BlockNode | None = None
+        self._finished = False
+
+    @property
+    def target_node(self) -> BlockNode:
+        """The copy."""
+        node = self.target.node
+        assert node is not None
+        return node
+
+    # As `Job`.
+
+    @property
+    def requests(self) -> int:
+        """As in the base."""
+        return self._flights
+
+    async def on_pause(self) -> None:
+        """As in the base."""
+        await self._all_landed()
+
+    def on_cancel(self, *, force: bool) -> bool:
+        """A mirror that is ready can end well."""
+        return force or not self.is_ready
+
+    def on_complete(self) -> None:
+        """As in the base."""
+        if not self.should_complete:
+            name = self.setup.replaces
+            if name is not None:
+                node = self.graph.find_node(name)
+                if node is None:
+                    raise GenericError(f"Node name '{name}' not found")
+                node.blockers[self.bitmap] = "block device is in use by block-job-complete"
+                node.holds += 1
+                self.to_replace = node
+            self.should_complete = True
+        if not self.paused:
+            self.enter()
+
+    def change(self, copy_mode: MirrorCopyMode) -> None:
+        """`block-job-change`.  GenericError."""
+        if copy_mode is self.copy_mode:
+            return
+        if copy_mode is not MirrorCopyMode.WRITE_BLOCKING:
+            raise GenericError(f"Change to copy mode '{copy_mode.value}' is not implemented")
+        self.copy_mode = copy_mode
+
+    def info_details(self) -> dict[str, Any]:
+        """As in the base."""
+        return {"actively_synced": self.actively_synced}
+
+    # Work.
+
+    async def run(self) -> None:
+        """As in the base."""
+        source, target = self.filter.file, self.target_node
+        done = False
+        try:
+            if self.is_cancelled:
+                return
+            await self._check_sizes(source, target)
+            if not source.size:
+                self.become_ready()
+                self.actively_synced = True
+                while not (self.cancelled or self.should_complete):
+                    await self.wait()
+                return
+            await self._choose_unit(target)
+            with Buffers(IN_FLIGHT, self._chunk) as self._buffers:
+                try:
+                    if not self.setup.only_new:
+                        await self._find_dirty(source)
+                    if not self.is_cancelled:
+                        # Only now may the filter write to the copy.
+                        self.filter.job = self
+                        done = await self._work(source)
+                finally:
+                    await self._all_landed()
+        finally:
+            self._drained = source
+            if not done:
+                await self.begin_own_drain(source)
+
+    async def _check_sizes(self, source: BlockNode, target: BlockNode) -> None:
+        if self.setup.is_commit:
+            if source.size > target.size:
+                await target.truncate(source.size, exact=False)
+        elif source.size != target.size:
+            raise GenericError("Source and target image have different sizes")
+
+    async def _choose_unit(self, target: BlockNode) -> None:
+        """In what pieces to copy: whole clusters where the copy could not fill the rest from a backing file."""
+        known = await target.get_info()
+        if (
+            known is not None
+            and known.cluster_size > self._unit
+            and target.skip_filters().backing_filename is not None
+            and chain.next_layer(target) is None
+        ):
+            self._unit = known.cluster_size
+        size = self.setup.buf_size or DEFAULT_BUFFER
+        chunk = min(CHUNK, max(size // IN_FLIGHT, self._unit))
+        self._chunk = max(self._unit, chunk // self._unit * self._unit)
+
+    async def _find_dirty(self, source: BlockNode) -> None:
+        """Before the first pass: zero the copy, if that is cheap, and find what there is to copy."""
+        size = source.size
+        if self.setup.zero_target and not await self._zero_target(size):
+            self.bitmap.set(0, size)
+            return
+        base_overlay = chain.overlay_of(source, self.setup.base)
+        last = time.monotonic()
+        offset = 0
+        while offset < size:
+            last = await self._breathe(last)
+            if self.is_cancelled:
+                return
+            extent = await chain.status_above(
+                source, base_overlay, offset, min(size - offset, 1 << 30), include_base=True
+            )
+            if extent.allocated:
+                self.bitmap.set(offset, extent.length)
+            offset += extent.length
+
+    async def _zero_target(self, size: int) -> bool:
+        """Whether the copy is all zeroes now: only if that gives its space back."""
+        if not self.target_node.flags.unmap:
+            return False
+        last = time.monotonic()
+        step = 1 << 30
+        for offset in range(0, size, step):
+            last = await self._breathe(last)
+            if self.is_cancelled:
+                return True
+            length = min(step, size - offset)
+            try:
+                await self.target_node.write_zeroes(offset, length, unmap=self.setup.unmap, fallback=False)
+            except OSError:
+                return False
+            self.advance(length)
+        return True
+
+    async def _breathe(self, last: float) -> float:
+        """A pause point, and a sleep now and then."""
+        now = time.monotonic()
+        if now - last > SLICE:
+            await self.sleep(0)
+            return time.monotonic()
+        await self.pause_point()
+        return last
+
+    async def _work(self, source: BlockNode) -> bool:
+        """Copy until the end is wanted and reached: then the source stays drained, and this is True."""
+        last = time.monotonic()
+        while True:
+            if self.trouble is not None:
+                raise self.trouble
+            await self.pause_point()
+            if self.is_cancelled:
+                return False
+            count = self.bitmap.count
+            self.set_remaining(self._flying + count + self._active_bytes)
+            if time.monotonic() - last < SLICE and self.iostatus is BlockDeviceIoStatus.OK:
+                if self._flights >= IN_FLIGHT or (not count and self._flights):
+                    await self._some_landed()
+                    continue
+                if count:
+                    self._send()
+            finish = False
+            if not self._flights and not self.bitmap.count:
+                if not self.is_ready:
+                    if not await self._flush():
+                        continue
+                    self.become_ready()
+                if self.copy_mode is MirrorCopyMode.WRITE_BLOCKING:
+                    self.actively_synced = True
+                finish = self.should_complete or self.cancelled
+            count = self.bitmap.count
+            if finish and not count:
+                # The guest may have written meanwhile: look again when it cannot.
+                await self.begin_own_drain(source)
+                if not self.bitmap.count and await self._flush():
+                    return True
+                self.end_own_drain(source)
+                continue
+            if not self.is_ready or finish:
+                await self.keep_speed()
+            elif not self._flights and not count:
+                await self.sleep(SLICE)
+            last = time.monotonic()
+
+    async def _flush(self) -> bool:
+        try:
+            await self.target_node.flush()
+        except OSError as error:
+            if self._error(error, read=False) == "report":
+                self.trouble = error
+            return False
+        return True
+
+    def _error(self, error: OSError, *, read: bool) -> str:
+        """What is to become of an error."""
+        self.actively_synced = False
+        policy = self.setup.on_source_error if read else self.setup.on_target_error
+        return self.error_action(policy, error, read=read)
+
+    def _send(self) -> None:
+        """Begin to copy what is dirty, as much as may be under way at a time."""
+        size = self.filter.file.size
+        while self._flights < IN_FLIGHT:
+            found = self.bitmap.next_extent(self._position, limit=self._chunk)
+            if found is None:
+                if not self._position:
+                    return
+                self._position = 0
+                continue
+            start, end = found[0] // self._unit * self._unit, found[0] + found[1]
+            end = min(-(-end // self._unit) * self._unit, start + self._chunk, size)
+            self._position = end if end < size else 0
+            # Before anything is read: what the guest writes from now on is to be copied once more.
+            self.bitmap.reset(start, end - start)
+            self._flights += 1
+            self._flying += end - start
+            self.limit.spend(end - start)
+            asyncio.get_running_loop().create_task(self._copy(start, end - start))
+            if self.limit.speed:
+                return
+
+    async def _copy(self, offset: int, length: int) -> None:
+        """Copy a range that was dirty."""
+        assert self._buffers is not None
+        view = self._buffers.take()
+        try:
+            async with self._ranges.hold(offset, offset + length):
+                await self._copy_range(offset, length, view)
+        except _CopyError as error:
+            self.bitmap.set(error.offset, offset + length - error.offset)
+            if self._error(error.error, read=error.read) == "report" and self.trouble is None:
+                self.trouble = error.error
+        finally:
+            self._buffers.give(view)
+            self._flights -= 1
+            self._flying -= length
+            self._land()
+
+    async def _copy_range(self, offset: int, length: int, view: memoryview) -> None:
+        """Copy a range, in as many pieces as it has kinds of data.  _CopyError."""
+        source, target = self.filter.file, self.target_node
+        position, end = offset, offset + length
+        read = True
+        try:
+            while position < end:
+                read = True
+                extent = await chain.status_above(source, None, position, end - position)
+                count = self._whole_units(position, extent.length, end)
+                if extent.zero and count <= extent.length:
+                    read = False
+                    await target.write_zeroes(position, count, unmap=self.setup.unmap)
+                else:
+                    count = min(count, len(view))
+                    piece = [view[:count]]
+                    await source.readv(position, piece)
+                    read = False
+                    await target.writev(position, piece)
+                position += count
+                self.advance(count)
+        except OSError as error:
+            raise _CopyError(error, position, read=read) from None
+
+    def _whole_units(self, position: int, length: int, end: int) -> int:
+        """So much of a range as keeps to the units of the bitmap; at least one of them."""
+        unit = self._unit
+        whole = length if position + length >= end else (position + length) // unit * unit - position
+        return whole if whole > 0 else min(unit, end - position)
+
+    def _land(self) -> None:
+        landed, self._landed = self._landed, None
+        if landed is not None and not landed.done():
+            landed.set_result(None)
+        self.settled()
+
+    async def _some_landed(self) -> None:
+        if self._flights:
+            if self._landed is None:
+                self._landed = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._landed)
+
+    async def _all_landed(self) -> None:
+        while self._flights:
+            await self._some_landed()
+
+    async def write_both(
+        self,
+        offset: int,
+        length: int,
+        here: Callable[[], Awaitable[None]],
+        there: Callable[[BlockNode], Awaitable[None]] | None,
+    ) -> None:
+        """A write of the guest, to the source and to the copy; what is being copied there is waited for.
+
+        Without `there`, the copy is given what the source has afterwards.
+        """
+        unit = self.bitmap.granularity
+        start, end = offset // unit * unit, -(-(offset + length) // unit) * unit
+        async with self._ranges.hold(start, end):
+            self._active_bytes += length
+            try:
+                await here()
+                await self._write_copy(offset, length, there)
+            except OSError:
+                self.bitmap.set(offset, length)
+                raise
+            finally:
+                self._active_bytes -= length
+
+    async def _write_copy(
+        self, offset: int, length: int, there: Callable[[BlockNode], Awaitable[None]] | None
+    ) -> None:
+        """The copy's half of a write of the guest, which is told of the other half only."""
+        unit = self.bitmap.granularity
+        self.total += length
+        try:
+            if there is None:
+                await self._copy_range(offset, length, memoryview(bytearray(min(length, CHUNK))))
+            else:
+                await there(self.target_node)
+                self.advance(length)
+        except (OSError, _CopyError) as error:
+            reason = error.error if isinstance(error, _CopyError) else error
+            self.bitmap.set(offset, length)
+            if self._error(reason, read=False) == "report" and self.trouble is None:
+                self.trouble = reason
+            return
+        # Units that are covered in full are the same now; others that were dirty still are.
+        inner, outer = -(-offset // unit) * unit, (offset + length) // unit * unit
+        if inner < outer:
+            self.bitmap.reset(inner, outer - inner)
+
+    # The end.
+
+    async def prepare(self) -> None:
+        """As in the base."""
+        await self._finish(aborting=False)
+
+    async def abort(self) -> None:
+        """As in the base."""
+        await self._finish(aborting=True)
+
+    async def _finish(self, *, aborting: bool) -> None:
+        """Put the copy in its place, or not, and the graph in order.  GenericError: it could not be put there."""
+        if self._finished:
+            return
+        self._finished = True
+        graph, top = self.graph, self.filter
+        source, target = top.file, self.target_node
+        held = [source, top, target]
+        for node in held:
+            node.holds += 1
+        trouble: GenericError | None = None
+        # Nobody else needs to write to the copy any more, which might not be possible in its new place.
+        await self.target.close()
+        async with top.drained(), target.drained():
+            top.stopped = True
+            graph.refresh([top])
+            if not aborting:
+                try:
+                    await self._set_backing(source, target)
+                    if self.should_complete:
+                        await self._replace(source, target)
+                except GenericError as error:
+                    trouble = error
+            if self.to_replace is not None:
+                self.to_replace.blockers.pop(self.bitmap, None)
+                held.append(self.to_replace)
+            held += self.let_go_later()
+            top.job = None
+            pull_out(top)
+            if aborting and self.setup.base_was_read_only and not target.read_only:
+                with contextlib.suppress(GenericError):
+                    await set_read_only(graph, target, read_only=True)
+        if self._drained is not None:
+            self.end_own_drain(self._drained)
+            self._drained = None
+        for node in held:
+            await graph.release(node)
+        if trouble is not None:
+            raise trouble
+
+    async def _set_backing(self, source: BlockNode, target: BlockNode) -> None:
+        """Give the copy the backing file that it is to have."""
+        mode = self.setup.backing_mode
+        layer = target.skip_filters()
+        if mode == "source":
+            backing = source if self.setup.only_new else self.setup.base
+            if layer.backing is not backing:
+                if "backing" in layer.edges:
+                    await self.graph.detach(layer.edges["backing"])
+                if backing is not None:
+                    self.graph.add_child(layer, "backing", backing, Role.COW)
+        elif mode == "open" and layer.backing_filename is not None and layer.backing is None:
+            from qemud.block.image import open_backing
+
+            backing = await open_backing(
+                self.graph,
+                layer,
+                layer.backing_filename,
+                layer.backing_format,
+                flags=layer.flags._replace(read_only=True),
+            )
+            self.graph.add_child(layer, "backing", backing, Role.COW)
+            await self.graph.release(backing)
+
+    async def _replace(self, source: BlockNode, target: BlockNode) -> None:
+        """Let everybody use the copy."""
+        graph = self.graph
+        old = self.to_replace or source
+        if old.read_only != target.read_only:
+            with contextlib.suppress(GenericError):
+                await set_read_only(graph, target, read_only=old.read_only)
+        async with old.drained():
+            if not can_replace(source, old):
+                raise GenericError(
+                    f"Can no longer replace '{old.node_name}' by '{target.node_name}', because it can no longer be guaranteed "
+                    "that doing so would not lead to an abrupt change of visible data"
+                )
+            inside = set(map(id, descendants(target)))
+            keep = [edge for edge in old.parents if id(edge.user) in inside]
+            graph.replace(old, target, keep=[*keep, *job_edges(old)])
+
+
+class ActiveCommit(Mirror):
+    """See the module."""
+
+    type = JobType.COMMIT
+
+    def info_details(self) -> dict[str, Any]:
+        """Nothing besides."""
+        return {}
+
+
+def can_replace(top: BlockNode, node: BlockNode) -> bool:
+    """Whether a node has the same data as one above it, so that a copy of that can take its place."""
+    each: BlockNode | None = top
+    while each is not None:
+        if each is node:
+            return True
+        each = each.filtered
+    return False
+
+
+async def start_mirror(jobs: Jobs, setup: MirrorSetup) -> Mirror:
+    """Make a mirror and start it.  GenericError: it cannot be, and nothing has changed."""
+    graph, source, target = jobs.graph, setup.source, setup.target
+    granularity = setup.granularity or await default_granularity(target)
+    if setup.buf_size < 0:
+        raise GenericError("Invalid parameter 'buf-size'")
+    if source.skip_filters() is target.skip_filters():
+        raise GenericError("Can't mirror node into itself")
+    top = graph.make_filter(MirrorFilter, source, setup.filter_node_name, FilterOptions())
+    assert isinstance(top, MirrorFilter)
+    top.bitmap = DirtyBitmap(source.size, granularity)
+    top.is_commit = setup.is_commit = chain.contains(source, target)
+    job: Mirror | None = None
+    async with source.drained():
+        try:
+            put_above(top, source)
+            job = (ActiveCommit if setup.is_commit else Mirror)(jobs, setup, top)
+            _attach(job)
+        except GenericError:
+            if job is not None:
+                await job.target.close()
+                await jobs.early_fail(job)
+            top.stopped = True
+            graph.refresh([top])
+            pull_out(top)
+            await graph.release(top)
+            raise
+    await graph.release(top)
+    job.start()
+    return job
+
+
+def _attach(job: Mirror) -> None:
+    """Let the job have its nodes.  GenericError."""
+    setup, source, target = job.setup, job.setup.source, job.setup.target
+    unchanged, read, write = permission.WRITE_UNCHANGED, permission.CONSISTENT_READ, permission.WRITE
+    job.use("main node", job.filter, read, read | unchanged | write)
+    job.set_speed(setup.speed)
+    needs, shares = write, unchanged
+    if setup.is_commit:
+        if target.size < source.size:
+            needs |= permission.RESIZE
+        shares |= read | write
+    elif chain.contains(source, target.skip_filters()):
+        raise GenericError("Cannot mirror to a filter on top of a node in the source's backing chain")
+    job.target.set_permissions(needs, shares)
+    job.target.insert(target)
+    job.use("source", source, 0, unchanged | write | read)
+    job.use("target", target, 0, permission.ALL)
+    if setup.is_commit:
+        over = chain.overlay_of(source, target)
+        filtered = None if over is None else over.backing
+        shares = unchanged | write
+        node = chain.below(source)
+        while node is not None and node is not target:
+            if node is filtered:
+                shares |= read
+            job.use("intermediate node", node, 0, shares)
+            node = chain.below(node)
