@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qemud._generated.types.block_info import BlockdevOnError
+from qemud._generated.types.block_options import BlockdevDetectZeroesOptions
 from qemud.block import permission
 from qemud.block.backend import BlockBackend
 from qemud.block.driver import Flags
@@ -163,6 +164,9 @@ async def _make(
     aio = options.pop("aio", "threads")
     if aio != "threads":
         raise GenericError("invalid aio option")
+    detect_zeroes = options.pop("detect-zeroes", "off")
+    if detect_zeroes not in {each.value for each in BlockdevDetectZeroesOptions}:
+        raise GenericError(f"invalid parameter value: {detect_zeroes}")
     on_write_error = _policy(options.pop("werror", "enospc"), read=False)
     on_read_error = _policy(options.pop("rerror", "report"), read=True)
     if graph.backend_by_name(name) is not None:
@@ -172,7 +176,7 @@ async def _make(
     backend = BlockBackend(graph, name)
     try:
         flags = Flags(read_only=read_only, auto_read_only=True)
-        if filename is not None or options.keys() - {"cache.direct", "cache.no-flush", "detect-zeroes"}:
+        if filename is not None or options.keys() - {"cache.direct", "cache.no-flush"}:
             backend.needs = permission.CONSISTENT_READ | (0 if read_only else permission.WRITE)
             await _load(
                 backend,
@@ -182,6 +186,9 @@ async def _make(
                 snapshot=snapshot,
                 copy_on_read=copy_on_read and not read_only,
             )
+            if backend.node is not None:
+                # Unlike `blockdev-add`, this does not mind `unmap` where discards are ignored.
+                backend.node.detect_zeroes = BlockdevDetectZeroesOptions(detect_zeroes)
         else:
             backend.root_flags = flags
         if throttling:

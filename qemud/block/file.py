@@ -103,7 +103,7 @@ class FileNode(BlockNode, driver=BlockdevDriver.FILE):
         try:
             return open_file(self.name, flags)
         except FdsetError as error:
-            raise GenericError(f"Could not open '{self.name}': {error.reason}") from None
+            raise GenericError(error.reason) from None
         except OSError as error:
             raise GenericError(f"Could not open '{self.name}': {error.strerror}") from None
 
@@ -441,7 +441,7 @@ def _create(name: str, size: int, preallocation: str) -> None:
     try:
         fd = open_file(name, os.O_RDWR | os.O_CREAT, 0o644)
     except FdsetError as error:
-        raise GenericError(f"Could not create '{name}': {error.reason}") from None
+        raise GenericError(error.reason) from None
     except OSError as error:
         raise GenericError(f"Could not create '{name}': {error.strerror}") from None
     try:

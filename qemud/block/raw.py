@@ -74,14 +74,10 @@ class RawNode(BlockNode, driver=BlockdevDriver.RAW):
         self.discard_alignment = below.discard_alignment
 
     def child_permissions(self, edge: Edge, needs: int, shares: int) -> tuple[int, int]:
-        """As in the base; a window of fixed size does not resize its file."""
-        needs, shares = super().child_permissions(edge, needs, shares)
-        if self._is_fixed():
-            needs &= ~permission.RESIZE
-        return needs, shares
-
-    def _is_fixed(self) -> bool:
-        return self.options.size is not None
+        """As in the base, but nothing is written, and no size is changed, unless a user of this node does so."""
+        wanted, shares = super().child_permissions(edge, needs, shares)
+        changes = permission.WRITE | permission.RESIZE
+        return wanted & ~changes | needs & changes, shares
 
     def child_resized(self, edge: Edge) -> None:
         """The file has another size: so has this node, unless its own is fixed."""

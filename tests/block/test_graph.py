@@ -236,7 +236,7 @@ def test_roles_decide_what_a_parent_needs():
         backend.insert(above)
         backend.configure(read_only=False)
         assert below.cumulative == (
-            permission.CONSISTENT_READ | permission.WRITE | permission.RESIZE,
+            permission.CONSISTENT_READ | permission.WRITE,
             permission.CONSISTENT_READ | permission.WRITE_UNCHANGED,
         )
 
