@@ -35,6 +35,7 @@ from qemud.qapi.runtime.fields import UNSET
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
+    from qemud.block.graph import Graph
     from qemud.block.node import Flags
 
 _SECTOR = 512
@@ -51,6 +52,13 @@ class Qcow2Node(BlockNode, driver=BlockdevDriver.QCOW2):
     writer: Writer
     _settings: Settings
     _timer: asyncio.TimerHandle | None = None
+
+    @classmethod
+    async def create(cls, graph: Graph, options: Any) -> None:
+        """Make a new image."""
+        from qemud.block.qcow2.create import create_image
+
+        await create_image(graph, options)
 
     # Opening and closing.
 
