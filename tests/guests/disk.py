@@ -17,7 +17,6 @@ import lzma
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -38,6 +37,8 @@ BOOT_MODULES = ("virtio_mmio", "virtio_blk", "virtio_scsi", "sd_mod", "crc32c_ge
 
 ROOT_SHELL = Path(__file__).with_name("root.sh")
 LOGIN = "qemud login: "
+NEEDS = ("mmdebstrap", "arch-test", str(namespace.RULES), "/sbin/mke2fs", "qemu-img")
+"""Programs and files without which it cannot be made; for the mark ``needs``."""
 
 _ROOT_INIT = """\
 #!/bin/busybox sh
@@ -248,4 +249,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -3,6 +3,7 @@
 #
 # MIRROR and SUITE say where packages come from, MODULES is a folder whose lib/modules goes into the image, WORK a new folder.
 
+PATH=$PATH:/usr/sbin:/sbin
 packages=apt,dbus,e2fsprogs,iproute2,kmod,login,passwd,systemd-sysv,udev
 root=$WORK/root
 
