@@ -177,7 +177,8 @@ async def _make(
     try:
         flags = Flags(read_only=read_only, auto_read_only=True)
         if filename is not None or options.keys() - {"cache.direct", "cache.no-flush"}:
-            backend.needs = permission.CONSISTENT_READ | (0 if read_only else permission.WRITE)
+            # Whether anybody wants to write will be known when a device has the drive.
+            backend.needs = permission.CONSISTENT_READ
             await _load(
                 backend,
                 filename,

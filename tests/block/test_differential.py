@@ -128,6 +128,34 @@ MEDIA: list[Step] = [
 ]
 
 
+LINES: list[Step] = [
+    ("human-monitor-command", {"command-line": line})
+    for line in (
+        "info block",
+        "info block -v",
+        "info block -n",
+        "info block d0",
+        "info block f",
+        "info block nope",
+        "info block -x",
+        "info blockstats",
+        "block_resize d0 2",
+        "block_resize d0 512k",
+        "block_resize d0 much",
+        "block_resize nope 1M",
+        "info block -v d0",
+        "eject nope",
+        "eject -f d0",
+        "change d0 b.img raw read-only",
+        "info block d0",
+        "change d0 a.img raw sometimes",
+        "change d0 nope",
+        "info block d0",
+        "info block empty",
+    )
+]
+
+
 def settled(value: Any) -> Any:
     """An answer without what differs by chance."""
     if isinstance(value, dict):
@@ -163,6 +191,15 @@ def images(folder: Path) -> None:
             MEDIA,
             ("-drive", "if=none,file=a.img,id=d0,format=raw", "-drive", "if=none,id=empty"),
             id="media",
+        ),
+        pytest.param(
+            LINES,
+            (
+                *("-drive", "if=none,file=a.img,id=d0,format=raw,cache=none,detect-zeroes=on"),
+                *("-drive", "if=none,id=empty"),
+                *("-blockdev", "file,node-name=f,filename=b.img,read-only=on"),
+            ),
+            id="human",
         ),
     ],
 )

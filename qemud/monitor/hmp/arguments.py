@@ -8,6 +8,7 @@ The notation is QEMU's `args_type`: `name:letter` for each argument in its order
     F   the same, a file's name                    l   an expression, a number of 64 bits
     S   the rest of the line                       b   on or off
     O   options of a device, key=value,…           /   a format, as in /4xw
+    o   a size, in MiB without a suffix
     -f  the flag -f
 
 Source: QEMU 10.0, monitor/hmp.c, for the rules and the texts.
@@ -19,12 +20,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qemud.monitor.hmp.expression import SPACE, ExpressionError, evaluate
 from qemud.qapi.runtime import qemuopts
+from qemud.qapi.runtime.errors import GenericError
 from qemud.qapi.runtime.qemuopts import HintedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 MAX_COUNT = (1 << 31) - 1
+_INT64_MAX = (1 << 63) - 1
 _SIZES = {"b": 1, "h": 2, "w": 4, "g": 8, "L": 8}
 _ESCAPES = {"n": "\n", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
 
@@ -195,6 +198,19 @@ def _integer(words: Words, command: str, reading: Reading) -> int:
     return value
 
 
+def _size(words: Words, _command: str, _reading: Reading) -> int:
+    start = words.position
+    while words.here and words.here not in SPACE:
+        words.position += 1
+    try:
+        value = qemuopts.size("size", words.text[start : words.position], default_suffix="M")
+    except GenericError:
+        value = -1
+    if not 0 <= value <= _INT64_MAX:
+        raise ArgumentError("invalid size")
+    return value
+
+
 def _switch(words: Words, _command: str, _reading: Reading) -> bool:
     start = words.position
     while words.here and words.here not in SPACE:
@@ -241,6 +257,7 @@ _READERS: dict[str, Callable[[Words, str, Reading], Any]] = {
     "O": _options,
     "l": _long,
     "i": _integer,
+    "o": _size,
     "b": _switch,
     "/": _format,
 }

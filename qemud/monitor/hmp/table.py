@@ -44,6 +44,8 @@ def _rows(*commands: Command) -> dict[str, Command]:
 
 
 INFO = _rows(
+    Command("block", "query-block", "block:info", "nodes:-n,verbose:-v,device:s?", "[-n] [-v] [device]"),
+    Command("blockstats", "query-blockstats", "block:stats"),
     Command("chardev", "query-chardev", "info:chardev"),
     Command("cpus", "query-cpus-fast", "info:cpus"),
     Command("history", "", "info:history"),
@@ -79,6 +81,14 @@ INFO = _rows(
 """What can stand behind `info`."""
 
 COMMANDS = _rows(
+    Command("block_resize", "block_resize", "block:resize", "device:s,size:o", "device size"),
+    Command(
+        "change",
+        "blockdev-change-medium",
+        "block:change",
+        "device:s,force:-f,target:F,arg:s?,read-only-mode:s?",
+        "device [-f] filename [format [read-only-mode]]",
+    ),
     Command("chardev-add", "chardev-add", "chardevs:add", "args:s", "args"),
     Command("chardev-change", "chardev-change", "chardevs:change", "id:s,args:s", "id args"),
     Command("chardev-remove", "chardev-remove", "chardevs:remove", "id:s", "id"),
@@ -89,6 +99,7 @@ COMMANDS = _rows(
     Command("device_add", "device_add", "objects:device_add", "device:O", "driver[,prop=value][,...]"),
     Command("device_del", "device_del", "objects:device_del", "id:s", "device"),
     Command("dumpdtb", "dumpdtb", "machine:dumpdtb", "filename:F", "filename"),
+    Command("eject", "eject", "block:eject", "force:-f,device:s", "[-f] device"),
     Command("exit_preconfig", "x-exit-preconfig", "machine:exit_preconfig"),
     Command("getfd", "getfd", "descriptors:getfd", "fdname:s", "getfd name"),
     Command("gva2gpa", "x-translate-address", "memory:gva2gpa", "addr:l", "addr"),
