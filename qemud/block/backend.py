@@ -25,6 +25,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qemud._generated.types.block_info import BlockDeviceIoStatus, BlockdevOnError
+from qemud._generated.types.block_options import BlockdevDetectZeroesOptions
 from qemud.block import permission
 from qemud.block.buffers import total
 from qemud.block.driver import Flags
@@ -104,6 +105,8 @@ class BlockBackend:
         self.node_now: BlockNode | None = None
         """The root node, while requests may be tried at once."""
         self._flags = Flags()
+        self.detects_zeroes = False
+        """Whether the last medium did, and the next one is to do so."""
         self._throttle: Throttle | None = None
         self._requests = InFlight()
         self._quiesced = 0
@@ -203,8 +206,10 @@ class BlockBackend:
 
     def remember_root(self) -> None:
         """Keep how the medium was open, for the next one."""
-        if self.node is not None:
-            self._flags = self.node.flags
+        node = self.node
+        if node is not None:
+            self._flags = node.flags
+            self.detects_zeroes = node.detect_zeroes is not BlockdevDetectZeroesOptions.OFF
 
     @property
     def root_flags(self) -> Flags:

@@ -113,9 +113,10 @@ class BlockHandlers(BlockCommands):
         flags = backend.root_flags
         if read_only_mode is not BlockdevChangeReadOnlyMode.RETAIN:
             flags = flags._replace(read_only=read_only_mode is BlockdevChangeReadOnlyMode.READ_ONLY)
-        node = await open_image(
-            graph, filename, {"driver": format} if format is not None else {}, flags=flags
-        )
+        options = {"detect-zeroes": "on" if backend.detects_zeroes else "off"}
+        if format is not None:
+            options["driver"] = format
+        node = await open_image(graph, filename, options, flags=flags)
         try:
             await self._open_tray(device, id, force=force)
             await self._remove(device, id)
