@@ -65,6 +65,23 @@ TYPES: tuple[TypeEntry, ...] = (
         links=(("rng", "rng-backend"),),
         user_creatable=True,
     ),
+    TypeEntry(
+        "virtio-scsi-device",
+        "virtio-device",
+        "qemud.hw.virtio.scsi:VirtioScsi",
+        options="VirtioScsiOptions",
+        links=(("iothread", "iothread"),),
+        user_creatable=True,
+    ),
+    TypeEntry("SCSI", "bus", "qemud.hw.scsi.bus:ScsiBus"),
+    TypeEntry("scsi-device", "device", "qemud.hw.scsi.bus:ScsiDevice", abstract=True),
+    TypeEntry("scsi-disk-base", "scsi-device", "qemud.hw.scsi.disk:ScsiDisk", abstract=True),
+    TypeEntry(
+        "scsi-hd", "scsi-disk-base", "qemud.hw.scsi.disk:ScsiHd", options="ScsiHdOptions", user_creatable=True
+    ),
+    TypeEntry(
+        "scsi-cd", "scsi-disk-base", "qemud.hw.scsi.disk:ScsiCd", options="ScsiCdOptions", user_creatable=True
+    ),
     TypeEntry("PCI", "bus", "qemud.hw.pci.bus:PciBus"),
     TypeEntry("PCIE", "PCI", "qemud.hw.pci.bus:PcieBus"),
     TypeEntry("pci-host-bridge", "sys-bus-device", "qemud.hw.pci.gpex:PciHostBridge", abstract=True),

@@ -60,15 +60,25 @@ class Drive:
         assert self._backend is not None
         return self._backend
 
-    async def find(self, services: Any) -> None:
-        """Take the backend that the option `drive` names.  GenericError."""
+    async def find(self, services: Any, *, may_be_empty: bool = False) -> None:
+        """Take the backend that the option `drive` names; with `may_be_empty` one without a medium if it names none.
+
+        GenericError.
+        """
         self._check_ranges()
+        if may_be_empty and not self._options.drive:
+            self._services = services
+            self._backend = BlockBackend(services.block)
+            self._backend.attach_device(self._device)
+            return
         if not self._options.drive:
             raise GenericError("drive property not set")
         self._services = services
         self._backend = await claim_drive(services.block, self._device, "drive", self._options.drive)
 
-    async def set_up(self, *, resizable: bool = True, read_only: bool | None = None) -> None:
+    async def set_up(
+        self, *, resizable: bool = True, read_only: bool | None = None, geometry: bool = True
+    ) -> None:
         """Make the backend what the options say.  GenericError; `release` then gives it back."""
         backend, options = self.backend, self._options
         backend.configure(
@@ -88,19 +98,20 @@ class Drive:
             stats.account_invalid = options.account_invalid is OnOffAuto.ON
         if options.account_failed is not OnOffAuto.AUTO:
             stats.account_failed = options.account_failed is OnOffAuto.ON
-        await self._find_geometry()
+        if geometry:
+            await self._find_geometry()
         self._find_sizes()
         vm = self._services.vm
         self.disk = Disk(backend, vm.mailboxes, vm)
 
-    async def release(self) -> None:
-        """Give everything back; what `find` or `set_up` has not taken is not missed."""
+    async def release(self, *, unplugged: bool = False) -> None:
+        """Give everything back; what `find` or `set_up` has not taken is not missed.  `unplugged`: it has been in use."""
         if "disk" in self.__dict__:
             self.disk.close()
             del self.disk
         if self._backend is not None:
             backend, self._backend = self._backend, None
-            await release_drive(backend)
+            await release_drive(backend, unplugged=unplugged)
 
     def on_resize(self, tell: Callable[[], None]) -> None:
         """Call `tell` in the loop whenever the medium has another size."""

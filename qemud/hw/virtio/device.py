@@ -269,7 +269,7 @@ class VirtioDevice(
         """The driver wants a queue back.  It waits until nobody writes into its buffers."""
         self.reset_queue(index)
         self.queues[index].disable()
-        self._wait_for_leases()
+        self.wait_for_leases()
 
     def clear_queue(self, index: int) -> None:
         """The driver resets one queue, which is then as after a reset of the device."""
@@ -287,7 +287,7 @@ class VirtioDevice(
         for queue in self.queues:
             queue.features = 0
             queue.reset()
-        self._wait_for_leases()
+        self.wait_for_leases()
 
     def read_config(self, offset: int, size: int) -> int:
         """A load from the configuration space; all ones outside of it."""
@@ -301,7 +301,8 @@ class VirtioDevice(
         if offset + size <= len(self.config()):
             self.attempt(self.write_config, offset, value.to_bytes(size, "little"))
 
-    def _wait_for_leases(self) -> None:
+    def wait_for_leases(self) -> None:
+        """Let the processor wait until the outside has let go of the guest's memory."""
         if self.dma.count:
             executor = self.machine.executor
             executor.hold()

@@ -1,0 +1,1 @@
+"""Tests of SCSI targets, by a driver of the host adapter."""
