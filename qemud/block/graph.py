@@ -46,8 +46,8 @@ class Graph:
         """All open nodes by name, in the order in which they were made."""
         self.backends: list[BlockBackend] = []
         """Everything that uses a node as a disk, in the order in which it came; see `backend_by_name`."""
-        self.is_device: Callable[[str], bool] = lambda _name: False
-        """Whether the machine has a device of that id or path; set by who makes the graph."""
+        self.kind_of: Callable[[str], str] = lambda _name: ""
+        """What the machine has by that id or path: `device`, `object` or nothing; set by who makes the graph."""
         self.jobs: Any = None
         """Background jobs, made when the first begins; see `qemud.block.jobs`."""
         self._reserved: set[str] = set()

@@ -39,8 +39,11 @@ def find_backend(graph: Graph, device: str | None, device_id: str | None) -> Blo
     for backend in graph.backends:
         if backend.device is not None and device_id in {backend.device.id, backend.device.path}:
             return backend
-    if graph.is_device(device_id or ""):
-        raise GenericError("Device does not have a block device backend")
+    match graph.kind_of(device_id or ""):
+        case "device":
+            raise GenericError("Device does not have a block device backend")
+        case "object":
+            raise GenericError(f"{device_id} is not a device")
     raise DeviceNotFound(f"Device '{device_id}' not found")
 
 

@@ -404,6 +404,7 @@ class Daemon:
         from qemud.block.graph import Graph
 
         graph = Graph(self.events.emit)
+        graph.kind_of = self._kind_of
         self._undo.append(graph.close)
         return graph
 
@@ -414,6 +415,16 @@ class Daemon:
         networks = Networks(self.events.emit, self.chardevs, self._find_fd, report)
         self._undo.append(networks.close)
         return networks
+
+    def _kind_of(self, name: str) -> str:
+        """What the machine has by that id or path: `device`, `object` or nothing."""
+        from qemud.qom.device import Device
+
+        try:
+            found = self.tree.find(name if name.startswith("/") else f"/machine/peripheral/{name}")
+        except QmpError:  # more than one
+            return ""
+        return "device" if isinstance(found, Device) else "object" if found is not None else ""
 
     def _find_fd(self, name: str) -> int:
         """A descriptor by its number or by the name that socket activation gave it."""
