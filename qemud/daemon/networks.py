@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 from qemud.daemon.cmdline import at, warner
 from qemud.logs import report
-from qemud.net.options import NESTED, Legacy, checked, netdev
+from qemud.net.options import Legacy, checked, is_nested, netdev
 from qemud.qapi.runtime.errors import GenericError
-from qemud.qapi.runtime.qemuopts import parse
 
 if TYPE_CHECKING:
     from qemud._generated.types.net import Netdev
@@ -28,9 +27,7 @@ async def open_networks(networks: Networks, line: CommandLine) -> Legacy:
     names: set[str] = set()
     texts = list(line.netdev or ())
     # Those in the newer syntax come first.
-    texts.sort(
-        key=lambda text: not (text.startswith("{") or parse(text, implied="type").get("type") in NESTED)
-    )
+    texts.sort(key=lambda text: not (text.startswith("{") or is_nested(text)))
     for text in texts:
         with at("netdev", text):
             options = _json(text) if text.startswith("{") else netdev(text, warner("netdev", text))

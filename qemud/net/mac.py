@@ -13,12 +13,11 @@ _PREFIX = bytes((0x52, 0x54, 0x00, 0x12, 0x34))
 _FIRST, _LAST = 0x56, 0xFE
 
 
-def parse(text: str) -> bytes:
-    """Six numbers in hexadecimal, with `:` or `-` between; ValueError."""
-    for separator in ":-":
-        parts = text.split(separator)
-        if len(parts) == LENGTH and all(0 < len(part) <= 2 and _HEX.issuperset(part) for part in parts):
-            return bytes(int(part, 16) for part in parts)
+def parse(text: str, *, least: int = 1) -> bytes:
+    """Six numbers in hexadecimal, of `least` to two digits, with `:` or `-` between; ValueError."""
+    parts = text.replace("-", ":").split(":")
+    if len(parts) == LENGTH and all(least <= len(part) <= 2 and _HEX.issuperset(part) for part in parts):
+        return bytes(int(part, 16) for part in parts)
     raise ValueError(text)
 
 

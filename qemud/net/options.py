@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _LISTS = frozenset(("hostfwd", "guestfwd", "dnssearch"))
 NESTED = frozenset(("stream", "dgram"))
+_NOT_HERE = frozenset(("none", "nic"))
 
 
 def netdev(text: str, warn: Warn) -> Netdev:
@@ -56,8 +57,34 @@ def describe(values: dict[str, str], text: str) -> Netdev:
         found["ipv6-prefixlen"] = length if slash else "64"
     if "id" not in found:
         raise GenericError("Parameter 'id' is missing")
-    made: Netdev = parse_keyval_type("Netdev", found)
+    if found.get("type") in _NOT_HERE:
+        raise GenericError(f"network backend '{found['type']}' is not compiled into this binary")
+    known = _members(found.get("type", ""))
+    strange = [name for name in found if known and name not in known]
+    # What is wrong with the others comes first.
+    made: Netdev = parse_keyval_type(
+        "Netdev", {name: value for name, value in found.items() if name not in strange}
+    )
+    if strange:
+        raise GenericError(f"Invalid parameter '{strange[0]}'")
     return made
+
+
+def _members(kind: str) -> frozenset[str]:
+    """The names of the options of a kind; none for a kind that there is not."""
+    from qemud._generated.types import net
+
+    for branch in net.Netdev.__subclasses__():
+        if branch.type.value == kind:
+            return frozenset((*branch.__struct_encode_fields__, "type", "id"))
+    return frozenset()
+
+
+def is_nested(text: str) -> bool:
+    """Whether a description is in the newer syntax."""
+    first = next((part for part in split(text) if part.startswith("type=")), split(text)[:1])
+    kind = first if isinstance(first, str) else "".join(first)
+    return kind.removeprefix("type=") in NESTED
 
 
 def checked(options: Netdev) -> Netdev:

@@ -162,7 +162,7 @@ class VirtioNet(
         mac = b""
         if options.mac is not None:
             try:
-                mac = parse_mac(options.mac)
+                mac = parse_mac(options.mac, least=2)
             except ValueError:
                 raise GenericError(
                     f"Property '{VirtioNet.type_name}.mac' doesn't take value '{options.mac}'"

@@ -29,7 +29,13 @@ _ID = "id="
 _ON = "on"
 
 
-class NetFilter(UserCreatable, type_name="netfilter", abstract=True, options=NetfilterProperties):
+class NetFilter(
+    UserCreatable,
+    type_name="netfilter",
+    abstract=True,
+    options=NetfilterProperties,
+    interfaces=("user-creatable",),
+):
     """See the module.  `netdev` is the backend."""
 
     options: Any

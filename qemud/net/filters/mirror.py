@@ -8,7 +8,7 @@ Source of rules and texts: QEMU 10.0, net/filter-mirror.c.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qemud._generated.types.net_filter import (
     FilterMirrorProperties,
@@ -37,42 +37,58 @@ def _attach(networks: Networks, name: str) -> Port:
     return chardev.attach()
 
 
+class Outlet:
+    """A character device that frames go to."""
+
+    def __init__(self, networks: Networks, name: str, *, with_headers: bool) -> None:
+        self._port = _attach(networks, name)
+        self._port.start(lambda _: None)
+        self._with_headers = with_headers
+
+    def write(self, frames: Frames) -> None:
+        """Send frames, unless too much waits already."""
+        if self._port.pending > _MOST_PENDING:
+            return
+        if self._with_headers:
+            self._port.write(b"".join([encode_with_header(frame) for frame in frames]))
+        else:
+            self._port.write(b"".join([encode(frame) for _, frame in frames]))
+
+    def close(self) -> None:
+        """Leave it."""
+        self._port.detach()
+
+
 class FilterMirror(NetFilter, type_name="filter-mirror", options=FilterMirrorProperties):
     """See the module."""
 
-    options: Any
-    _out: Port | None = None
+    options: FilterMirrorProperties
+    _out: Outlet | None = None
 
     async def set_up(self, networks: Networks) -> None:
         """Take the character device."""
-        self._out = _attach(networks, self.options.outdev)
-        self._out.start(lambda _: None)
+        options = self.options
+        self._out = Outlet(networks, options.outdev, with_headers=options.vnet_hdr_support)
 
     def shut_down(self) -> None:
         """Leave it."""
         out, self._out = self._out, None
         if out is not None:
-            out.detach()
+            out.close()
 
     def handle(self, frames: Frames, _sender: NetClient) -> Frames:
         """Send copies."""
-        self._write(frames)
+        if self._out is not None:
+            self._out.write(frames)
         return frames
 
-    def _write(self, frames: Frames) -> None:
-        out = self._out
-        if out is None or out.pending > _MOST_PENDING:
-            return
-        if self.options.vnet_hdr_support:
-            out.write(b"".join([encode_with_header(frame) for frame in frames]))
-        else:
-            out.write(b"".join([encode(frame) for _, frame in frames]))
 
-
-class FilterRedirector(FilterMirror, type_name="filter-redirector", options=FilterRedirectorProperties):
+class FilterRedirector(NetFilter, type_name="filter-redirector", options=FilterRedirectorProperties):
     """See the module."""
 
+    options: FilterRedirectorProperties
     _in: Port | None = None
+    _out: Outlet | None = None
 
     async def set_up(self, networks: Networks) -> None:
         """Take the character devices."""
@@ -85,7 +101,7 @@ class FilterRedirector(FilterMirror, type_name="filter-redirector", options=Filt
             self._in = _attach(networks, options.indev)
         try:
             if options.outdev is not None:
-                await super().set_up(networks)
+                self._out = Outlet(networks, options.outdev, with_headers=options.vnet_hdr_support)
         except BaseException:
             self.shut_down()
             raise
@@ -95,7 +111,9 @@ class FilterRedirector(FilterMirror, type_name="filter-redirector", options=Filt
 
     def shut_down(self) -> None:
         """Leave them."""
-        super().shut_down()
+        out, self._out = self._out, None
+        if out is not None:
+            out.close()
         port, self._in = self._in, None
         if port is not None:
             port.detach()
@@ -104,7 +122,7 @@ class FilterRedirector(FilterMirror, type_name="filter-redirector", options=Filt
         """Away with them."""
         if self._out is None:
             return frames
-        self._write(frames)
+        self._out.write(frames)
         return []
 
     def _begin(self) -> None:
