@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.guests.disk import NEEDS, copy, debian
-from tests.system.debian import ROOT_DISK, boot, check_file_system, drive, login, power_off
+from tests.system.debian import (
+    ROOT_DISK,
+    boot,
+    check_file_system,
+    check_image,
+    drive,
+    login,
+    power_off,
+    to_raw,
+)
 from tests.system.linux import run
+from tests.system.repository import CONTENT, PACKAGE, PATH, served
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,3 +59,26 @@ def test_from_a_raw_image_and_again_after_a_reset(daemon: Starter, tmp_path: Pat
     assert run(program, "sha256sum /root/numbers") == [f"{SUM}  /root/numbers"]
     power_off(program)
     check_file_system(image)
+
+
+def test_from_a_qcow2_image_with_a_network(daemon: Starter, tmp_path: Path) -> None:
+    """It gets an address, and a package from an archive on the host."""
+    image = copy(debian().qcow2, tmp_path)
+    net = ("-netdev", "user,id=net", "-device", "virtio-net-device,netdev=net")
+    program = daemon(*boot(*drive(image, "qcow2"), *ROOT_DISK, *net), serial=True)
+    login(program)
+    is_running_well(program)
+    run(program, "/usr/lib/systemd/systemd-networkd-wait-online --ipv4 --timeout 60")
+    [address] = run(program, "ip -color=never -4 -oneline address show scope global")
+    assert "10.0.2.15/24" in address
+    assert "default via 10.0.2.2" in run(program, "ip -color=never route")[0]
+    with served(tmp_path / "archive") as (port, asked):
+        run(program, f"echo deb [trusted=yes] http://10.0.2.2:{port} ./ > /etc/apt/sources.list")
+        assert run(program, "apt-get -qq update; echo status $?")[-1] == "status 0"
+        assert run(program, f"apt-get -qq install {PACKAGE} > log 2>&1; echo status $?")[-1] == "status 0"
+        assert f"/./{PACKAGE}_1.0_all.deb" in asked
+    assert run(program, f"cat /{PATH}") == [CONTENT.strip()]
+    assert run(program, "seq 1000000 | tee /root/numbers | sha256sum") == [f"{SUM}  -"]
+    power_off(program)
+    check_image(image)
+    check_file_system(to_raw(image))
