@@ -58,6 +58,7 @@ INFO = _rows(
     Command("memory_size_summary", "query-memory-size-summary", "info:memory_size_summary"),
     Command("mtree", "x-query-mtree", "info:mtree", "flatview:-f", "[-f]"),
     Command("name", "query-name", "info:name"),
+    Command("network", "x-query-network", "networks:info"),
     Command("numa", "x-query-numa", "inventory:numa"),
     Command("pci", "query-pci", "pci:info"),
     Command("pic", "x-query-interrupt-controllers", "inventory:pic"),
@@ -75,12 +76,20 @@ INFO = _rows(
     ),
     Command("status", "query-status", "info:status"),
     Command("trace-events", "trace-event-get-state", "info:trace_events", "name:s?", "[name]"),
+    Command("usernet", "x-query-usernet", "networks:usernet"),
     Command("uuid", "query-uuid", "info:uuid"),
     Command("version", "query-version", "info:version"),
 )
 """What can stand behind `info`."""
 
 COMMANDS = _rows(
+    Command(
+        "announce_self",
+        "announce-self",
+        "networks:announce_self",
+        "interfaces:s?,id:s?",
+        "[interfaces] [id]",
+    ),
     Command("block_resize", "block_resize", "block:resize", "device:s,size:o", "device size"),
     Command(
         "change",
@@ -104,10 +113,32 @@ COMMANDS = _rows(
     Command("getfd", "getfd", "descriptors:getfd", "fdname:s", "getfd name"),
     Command("gva2gpa", "x-translate-address", "memory:gva2gpa", "addr:l", "addr"),
     Command("help", "", "info:help_", "name:S?", "[cmd]", alias="?"),
+    Command(
+        "hostfwd_add",
+        "x-hostfwd-add",
+        "networks:hostfwd_add",
+        "arg1:s,arg2:s?",
+        "[netdev_id] [tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport",
+    ),
+    Command(
+        "hostfwd_remove",
+        "x-hostfwd-remove",
+        "networks:hostfwd_remove",
+        "arg1:s,arg2:s?",
+        "[netdev_id] [tcp|udp]:[hostaddr]:hostport",
+    ),
     Command("info", "", "info:help_info", "item:s?", "[subcommand]"),
     Command("log", "x-set-log", "machine:log", "items:s", "item1[,...]"),
     Command("logfile", "x-set-log", "machine:logfile", "filename:F", "filename"),
     Command("memsave", "memsave", "memory:memsave", "val:l,size:i,filename:s", "addr size file"),
+    Command(
+        "netdev_add",
+        "netdev_add",
+        "networks:add",
+        "netdev:S",
+        "[user|tap|socket|stream|dgram|hubport],id=str[,prop=value][,...]",
+    ),
+    Command("netdev_del", "netdev_del", "networks:remove", "id:s", "id"),
     Command("nmi", "inject-nmi", "machine:nmi"),
     Command(
         "object_add",
@@ -131,6 +162,7 @@ COMMANDS = _rows(
     Command("quit", "quit", "machine:quit_", alias="q"),
     Command("ringbuf_read", "ringbuf-read", "chardevs:ringbuf_read", "device:s,size:i", "device size"),
     Command("ringbuf_write", "ringbuf-write", "chardevs:ringbuf_write", "device:s,data:s", "device data"),
+    Command("set_link", "set_link", "networks:set_link", "name:s,up:b", "name on|off"),
     Command("stop", "stop", "machine:stop", alias="s"),
     Command("sum", "x-read-memory", "memory:sum_", "start:i,size:i", "addr size"),
     Command("system_powerdown", "system_powerdown", "machine:system_powerdown"),
