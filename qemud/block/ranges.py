@@ -49,9 +49,12 @@ class RangeLocks:
         earlier = [each for each in self._held if each.start < end and start < each.end]
         self._held.append(mine)
         try:
+            # All futures before the first wait: one that ends meanwhile is not to be waited for.
             for each in earlier:
                 if each.done is None:
                     each.done = asyncio.get_running_loop().create_future()
+            for each in earlier:
+                assert each.done is not None
                 if not each.done.done():
                     await asyncio.shield(each.done)
             yield
