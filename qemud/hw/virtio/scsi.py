@@ -26,8 +26,18 @@ from qemud.hw.scsi.request import Outcome, Request
 from qemud.hw.scsi.sense import GOOD, REPORTED_LUNS_CHANGED
 from qemud.hw.virtio.device import STATUS_DRIVER_OK, VirtioDevice
 from qemud.hw.virtio.queue import FEATURE_ANY_LAYOUT, FEATURE_VERSION_1, MAX_SIZE, QueueError
+from qemud.hw.virtio.scsi_tasks import (
+    ABORTED,
+    BAD_TARGET,
+    FAILURE,
+    OK,
+    OVERRUN,
+    RESET,
+    Task,
+    unit_number,
+)
 from qemud.qapi.runtime.errors import GenericError
-from qemud.qom.device import Device, reset_tree
+from qemud.qom.device import Device
 
 if TYPE_CHECKING:
     from typing import Any
@@ -59,11 +69,6 @@ _NOTIFICATION = Struct("<I8sI")  # type, address, events
 _NOTIFICATION_ANSWER = Struct("<IB")
 _EVENT = Struct("<I8sI")
 
-# Responses
-OK, OVERRUN, ABORTED, BAD_TARGET, RESET = range(5)
-FAILURE = 9
-FUNCTION_SUCCEEDED, FUNCTION_REJECTED, INCORRECT_LUN = 10, 11, 12
-
 _OUTCOMES = {
     Outcome.COMPLETE: OK,
     Outcome.OVERRUN: OVERRUN,
@@ -71,10 +76,8 @@ _OUTCOMES = {
     Outcome.RESET: RESET,
 }
 
-# Types of what comes by the control queue, and of tasks
+# Types of what comes by the control queue
 TYPE_TASK, TYPE_QUERY, TYPE_SUBSCRIBE = range(3)
-ABORT_TASK, ABORT_TASK_SET, CLEAR_ACA, CLEAR_TASK_SET = range(4)
-I_T_NEXUS_RESET, LOGICAL_UNIT_RESET, QUERY_TASK, QUERY_TASK_SET = range(4, 8)
 
 # Events
 EVENTS_MISSED = 1 << 31
@@ -319,7 +322,7 @@ class VirtioScsi(
         response, writable = self._divide(element.writable, _RESPONSE.size + state.sense_size)
         header = self._read(head, size)
         address, tag, _, _, _ = _COMMAND.unpack_from(header)
-        lun = _lun(address)
+        lun = unit_number(address)
         both = bool(readable and writable)
         command = ScsiCommand(
             self,
@@ -345,7 +348,7 @@ class VirtioScsi(
         """The device, or another one of its target."""
         if address[0] != 1 or (address[2] and not 0x40 <= address[2] < 0x80):
             return None
-        return self.scsi_bus.find(address[1], _lun(address))
+        return self.scsi_bus.find(address[1], unit_number(address))
 
     # Task management.
 
@@ -445,70 +448,6 @@ class VirtioScsi(
             self._command(queue, element)
 
 
-class Task:
-    """What the driver wants to become of commands that it has sent; it is answered when that is so."""
-
-    def __init__(self, adapter: VirtioScsi, queue: VirtQueue, element: Element, where: list[Segment]) -> None:
-        self._adapter = adapter
-        self._epoch = adapter.dma.epoch
-        self._queue = queue
-        self._element = element
-        self._where = where
-        self._answer = OK
-        self._waiting = 1
-
-    def run(self, subtype: int, address: bytes, tag: int) -> None:
-        """Begin."""
-        self._respond_after(self._response(subtype, address, tag))
-
-    def _response(self, subtype: int, address: bytes, tag: int) -> int:
-        adapter = self._adapter
-        if subtype == I_T_NEXUS_RESET:
-            for unit in adapter.scsi_bus.units():
-                if unit.realized and unit.target == address[1]:
-                    self._reset(unit)
-            return OK
-        if subtype == CLEAR_ACA or subtype > QUERY_TASK_SET:
-            return FUNCTION_REJECTED
-        unit_or_none = adapter.find_unit(address)
-        if unit_or_none is None:
-            return BAD_TARGET
-        unit = unit_or_none
-        if unit.lun != _lun(address):
-            return INCORRECT_LUN
-        if subtype == LOGICAL_UNIT_RESET:
-            self._reset(unit)
-            return OK
-        one = subtype in {ABORT_TASK, QUERY_TASK}
-        meant = [request for request in unit.requests if not one or request.tag == tag]
-        if subtype in {QUERY_TASK, QUERY_TASK_SET}:
-            return FUNCTION_SUCCEEDED if meant else OK
-        self._wait_for(meant)
-        unit.cancel(meant, Outcome.ABORTED)
-        return OK
-
-    def _reset(self, unit: ScsiDevice) -> None:
-        self._wait_for(list(unit.requests))
-        reset_tree(unit)
-
-    def _wait_for(self, requests: list[Request]) -> None:
-        for request in requests:
-            self._waiting += 1
-            request.on_end.append(self._one_less)
-
-    def _respond_after(self, response: int) -> None:
-        self._answer = response
-        self._one_less()
-
-    def _one_less(self) -> None:
-        self._waiting -= 1
-        adapter = self._adapter
-        if not self._waiting and self._epoch == adapter.dma.epoch:
-            adapter.attempt(
-                adapter.give_back, self._queue, self._element, self._where, bytes((self._answer,)), 1
-            )
-
-
 def _size(pieces: list[Segment]) -> int:
     return sum([piece[1] for piece in pieces])
 
@@ -523,7 +462,3 @@ def _cut(pieces: list[Segment], size: int) -> tuple[list[Segment], list[Segment]
             return [*pieces[:number], (address, size)], [(address + size, length - size), *rest]
         size -= length
     return pieces, []
-
-
-def _lun(address: bytes) -> int:
-    return (address[2] << 8 | address[3]) & 0x3FFF
