@@ -13,7 +13,6 @@ Source of rules and texts: QEMU 10.0, block/mirror.c.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,7 @@ from qemud.block.edges import Role
 from qemud.block.graph import descendants
 from qemud.block.jobs import chain
 from qemud.block.jobs.blockjob import BlockJob
-from qemud.block.jobs.copying import CHUNK, IN_FLIGHT, Buffers, bounce
+from qemud.block.jobs.copying import CHUNK, IN_FLIGHT, CopyError, Flights, bounce
 from qemud.block.jobs.filters import FilterOptions, JobFilter, driver_name, job_edges, pull_out, put_above
 from qemud.block.ranges import RangeLocks
 from qemud.block.reopen import set_read_only
@@ -154,16 +153,6 @@ class MirrorFilter(JobFilter):
         await self._change(offset, length, lambda: self.file.discard(offset, length), None)
 
 
-class _CopyError(Exception):
-    """A range could not be copied, from some offset on."""
-
-    def __init__(self, error: OSError, offset: int, *, read: bool) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.offset = offset
-        self.read = read
-
-
 class Mirror(BlockJob):
     """See the module."""
 
@@ -187,13 +176,9 @@ class Mirror(BlockJob):
         self.to_replace: BlockNode | None = None
         self.trouble: OSError | None = None
         """What has gone wrong for good."""
-        self._flights = 0
-        self._flying = 0
+        self._flights: Flights | None = None
         self._active_bytes = 0
-        self._landed: asyncio.Future[None] | None = None
         self._ranges = RangeLocks()
-        self._buffers: Buffers | None = None
-        self._chunk = CHUNK
         self._unit = self.bitmap.granularity
         self._position = 0
         self._drained: BlockNode | None = None
@@ -211,11 +196,12 @@ class Mirror(BlockJob):
     @property
     def requests(self) -> int:
         """As in the base."""
-        return self._flights
+        return 0 if self._flights is None else self._flights.count
 
     async def on_pause(self) -> None:
         """As in the base."""
-        await self._all_landed()
+        if self._flights is not None:
+            await self._flights.all_landed()
 
     def on_cancel(self, *, force: bool) -> bool:
         """A mirror that is ready can end well."""
@@ -264,17 +250,19 @@ class Mirror(BlockJob):
                 while not (self.cancelled or self.should_complete):
                     await self.wait()
                 return
-            await self._choose_unit(target)
-            with Buffers(IN_FLIGHT, self._chunk) as self._buffers:
-                try:
-                    if not self.setup.only_new:
-                        await self._find_dirty(source)
-                    if not self.is_cancelled:
-                        # Only now may the filter write to the copy.
-                        self.filter.job = self
-                        done = await self._work(source)
-                finally:
-                    await self._all_landed()
+            self._flights = flights = Flights(
+                self._copy, self._copy_failed, self.settled, await self._choose_unit(target)
+            )
+            try:
+                if not self.setup.only_new:
+                    await self._find_dirty(source)
+                if not self.is_cancelled:
+                    # Only now may the filter write to the copy.
+                    self.filter.job = self
+                    done = await self._work(source, flights)
+            finally:
+                await flights.all_landed()
+                flights.close()
         finally:
             self._drained = source
             if not done:
@@ -287,8 +275,8 @@ class Mirror(BlockJob):
         elif source.size != target.size:
             raise GenericError("Source and target image have different sizes")
 
-    async def _choose_unit(self, target: BlockNode) -> None:
-        """In what pieces to copy: whole clusters where the copy could not fill the rest from a backing file."""
+    async def _choose_unit(self, target: BlockNode) -> int:
+        """In what pieces to copy, bytes: whole clusters where the copy could not fill the rest from a backing file."""
         known = await target.get_info()
         if (
             known is not None
@@ -299,7 +287,7 @@ class Mirror(BlockJob):
             self._unit = known.cluster_size
         size = self.setup.buf_size or DEFAULT_BUFFER
         chunk = min(CHUNK, max(size // IN_FLIGHT, self._unit))
-        self._chunk = max(self._unit, chunk // self._unit * self._unit)
+        return max(self._unit, chunk // self._unit * self._unit)
 
     async def _find_dirty(self, source: BlockNode) -> None:
         """Before the first pass: zero the copy, if that is cheap, and find what there is to copy."""
@@ -348,7 +336,7 @@ class Mirror(BlockJob):
         await self.pause_point()
         return last
 
-    async def _work(self, source: BlockNode) -> bool:
+    async def _work(self, source: BlockNode, flights: Flights) -> bool:
         """Copy until the end is wanted and reached: then the source stays drained, and this is True."""
         last = time.monotonic()
         while True:
@@ -358,15 +346,15 @@ class Mirror(BlockJob):
             if self.is_cancelled:
                 return False
             count = self.bitmap.count
-            self.set_remaining(self._flying + count + self._active_bytes)
+            self.set_remaining(flights.bytes + count + self._active_bytes)
             if time.monotonic() - last < SLICE and self.iostatus is BlockDeviceIoStatus.OK:
-                if self._flights >= IN_FLIGHT or (not count and self._flights):
-                    await self._some_landed()
+                if flights.full or (not count and flights.count):
+                    await flights.some_landed()
                     continue
                 if count:
-                    self._send()
+                    self._send(flights)
             finish = False
-            if not self._flights and not self.bitmap.count:
+            if not flights.count and not self.bitmap.count:
                 if not self.is_ready:
                     if not await self._flush():
                         continue
@@ -384,7 +372,7 @@ class Mirror(BlockJob):
                 continue
             if not self.is_ready or finish:
                 await self.keep_speed()
-            elif not self._flights and not count:
+            elif not flights.count and not count:
                 await self.sleep(SLICE)
             last = time.monotonic()
 
@@ -403,47 +391,38 @@ class Mirror(BlockJob):
         policy = self.setup.on_source_error if read else self.setup.on_target_error
         return self.error_action(policy, error, read=read)
 
-    def _send(self) -> None:
+    def _send(self, flights: Flights) -> None:
         """Begin to copy what is dirty, as much as may be under way at a time."""
         size = self.filter.file.size
-        while self._flights < IN_FLIGHT:
-            found = self.bitmap.next_extent(self._position, limit=self._chunk)
+        while not flights.full:
+            found = self.bitmap.next_extent(self._position, limit=flights.size)
             if found is None:
                 if not self._position:
                     return
                 self._position = 0
                 continue
             start, end = found[0] // self._unit * self._unit, found[0] + found[1]
-            end = min(-(-end // self._unit) * self._unit, start + self._chunk, size)
+            end = min(-(-end // self._unit) * self._unit, start + flights.size, size)
             self._position = end if end < size else 0
             # Before anything is read: what the guest writes from now on is to be copied once more.
             self.bitmap.reset(start, end - start)
-            self._flights += 1
-            self._flying += end - start
             self.limit.spend(end - start)
-            asyncio.get_running_loop().create_task(self._copy(start, end - start))
+            flights.send(start, end - start)
             if self.limit.speed:
                 return
 
-    async def _copy(self, offset: int, length: int) -> None:
-        """Copy a range that was dirty."""
-        assert self._buffers is not None
-        view = self._buffers.take()
-        try:
-            async with self._ranges.hold(offset, offset + length):
-                await self._copy_range(offset, length, view)
-        except _CopyError as error:
-            self.bitmap.set(error.offset, offset + length - error.offset)
-            if self._error(error.error, read=error.read) == "report" and self.trouble is None:
-                self.trouble = error.error
-        finally:
-            self._buffers.give(view)
-            self._flights -= 1
-            self._flying -= length
-            self._land()
+    async def _copy(self, offset: int, length: int, view: memoryview) -> None:
+        """Copy a range that was dirty.  CopyError."""
+        async with self._ranges.hold(offset, offset + length):
+            await self._copy_range(offset, length, view)
+
+    def _copy_failed(self, error: CopyError, end: int) -> None:
+        self.bitmap.set(error.offset, end - error.offset)
+        if self._error(error.error, read=error.read) == "report" and self.trouble is None:
+            self.trouble = error.error
 
     async def _copy_range(self, offset: int, length: int, view: memoryview) -> None:
-        """Copy a range, in as many pieces as it has kinds of data.  _CopyError."""
+        """Copy a range, in as many pieces as it has kinds of data.  CopyError."""
         source, target = self.filter.file, self.target_node
         position, end = offset, offset + length
         read = True
@@ -464,29 +443,13 @@ class Mirror(BlockJob):
                 position += count
                 self.advance(count)
         except OSError as error:
-            raise _CopyError(error, position, read=read) from None
+            raise CopyError(error, position, read=read) from None
 
     def _whole_units(self, position: int, length: int, end: int) -> int:
         """So much of a range as keeps to the units of the bitmap; at least one of them."""
         unit = self._unit
         whole = length if position + length >= end else (position + length) // unit * unit - position
         return whole if whole > 0 else min(unit, end - position)
-
-    def _land(self) -> None:
-        landed, self._landed = self._landed, None
-        if landed is not None and not landed.done():
-            landed.set_result(None)
-        self.settled()
-
-    async def _some_landed(self) -> None:
-        if self._flights:
-            if self._landed is None:
-                self._landed = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._landed)
-
-    async def _all_landed(self) -> None:
-        while self._flights:
-            await self._some_landed()
 
     async def write_both(
         self,
@@ -524,8 +487,8 @@ class Mirror(BlockJob):
             else:
                 await there(self.target_node)
                 self.advance(length)
-        except (OSError, _CopyError) as error:
-            reason = error.error if isinstance(error, _CopyError) else error
+        except (OSError, CopyError) as error:
+            reason = error.error if isinstance(error, CopyError) else error
             self.bitmap.set(offset, length)
             if self._error(reason, read=False) == "report" and self.trouble is None:
                 self.trouble = reason

@@ -251,14 +251,14 @@ def test_what_cannot_be_is_refused_and_changes_nothing(tmp_path: Path) -> None:
         await refused("Parameter 'speed' expects a non-negative value", speed=-1)
         await client("blockdev-mirror", job_id="j", device="source", target="copy", sync="full")
         client.told()
+        with pytest.raises(GenericError, match="Need a root block node"):
+            await client("blockdev-mirror", job_id="k", device="source", target="small", sync="full")
+        with pytest.raises(GenericError, match="Node copy is in use"):
+            await client("blockdev-del", node_name="copy")
         with pytest.raises(
             GenericError, match="Node 'source' is busy: block device is in use by block job: mirror"
         ):
-            await client("blockdev-mirror", job_id="k", device="source", target="small", sync="full")
-        with pytest.raises(
-            GenericError, match="Node 'copy' is busy: block device is in use by block job: mirror"
-        ):
-            await client("blockdev-del", node_name="copy")
+            await client("blockdev-del", node_name="source")
         await client.until("BLOCK_JOB_READY")
         await client("job-cancel", id="j")
         await client.status("j", "null")
