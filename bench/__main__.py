@@ -13,11 +13,19 @@ import sys
 from pathlib import Path
 
 import qemud
-from bench import control, guest, posts, qmp, startup
+from bench import control, disk, guest, net, posts, qmp, startup
 from bench.table import Figure, markdown
 from tests.programs import QEMU, QEMUD
 
-BENCHES = {"guest": guest, "startup": startup, "qmp": qmp, "posts": posts, "control": control}
+BENCHES = {
+    "guest": guest,
+    "disk": disk,
+    "net": net,
+    "startup": startup,
+    "qmp": qmp,
+    "posts": posts,
+    "control": control,
+}
 SPECIFICATION = Path(__file__).parents[1] / "SPECIFICATION.md"
 TEXT = """\
 # Specification: how fast qemud is

@@ -36,6 +36,8 @@ BOOT_MODULES = ("virtio_mmio", "virtio_blk", "virtio_scsi", "sd_mod", "crc32c_ge
 """Those that reach the root file system."""
 
 ROOT_SHELL = Path(__file__).with_name("root.sh")
+LOAD = Path(__file__).with_name("diskload.c")
+COMPILER = "riscv64-linux-gnu-gcc"
 LOGIN = "qemud login: "
 NEEDS = ("mmdebstrap", "arch-test", str(namespace.RULES), "/sbin/mke2fs", "qemu-img")
 """Programs and files without which it cannot be made; for the mark ``needs``."""
@@ -97,7 +99,10 @@ def debian() -> Debian:
 
 
 def shell() -> Guest:
-    """A busybox shell at `qemud.demo.debian.PROMPT`; there ``drivers`` loads all drivers, and ``dhcp`` asks for an address on eth0."""
+    """A busybox shell at `qemud.demo.debian.PROMPT`.
+
+    ``drivers`` loads all drivers, ``dhcp`` asks for an address on eth0, ``diskload`` is a disk's load (see its source).
+    """
     folder = _folder()
     with locked(folder):
         kernel, busybox, modules = _kernel(folder)
@@ -105,10 +110,31 @@ def shell() -> Guest:
         extra = {f"root/{path.name}": path.read_bytes() for path in order}
         extra["root/order"] = "".join(f"{path.name}\n" for path in order).encode()
         extra["bin/drivers"] = _DRIVERS.encode()
+        extra["bin/diskload"] = _compiled(folder, LOAD).read_bytes()
         extra["root/lease"] = _LEASE.encode()
         extra["bin/dhcp"] = b"#!/bin/sh\nip link set eth0 up\nudhcpc -q -f -n -i eth0 -s /root/lease\n"
         initrd = _keep(folder / "initrd-shell.cpio.gz", initramfs(busybox.read_bytes(), extra))
     return Guest(kernel, initrd)
+
+
+def place(number: int, blocks: int) -> int:
+    """Where ``diskload`` puts write `number`, in blocks: splitmix64, as in its source."""
+    mask = (1 << 64) - 1
+    z = number * 0x9E3779B97F4A7C15 & mask
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & mask
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
+    return (z ^ z >> 31) % blocks
+
+
+def _compiled(folder: Path, source: Path) -> Path:
+    """A program for the guest, without a C library."""
+    program = folder / f"{source.stem}-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}"
+    if not program.exists():
+        partial = program.with_suffix(".partial")
+        options = ["-std=c11", "-Os", "-ffreestanding", "-fno-builtin", "-fno-pic", "-nostdlib", "-static"]
+        subprocess.run([COMPILER, *options, "-o", str(partial), str(source)], check=True)
+        partial.rename(program)
+    return program
 
 
 def _folder() -> Path:
