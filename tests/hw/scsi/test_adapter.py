@@ -44,7 +44,7 @@ def config(rig: ScsiRig) -> tuple[Any, ...]:
 
 def test_the_configuration_space(tmp_path: Path) -> None:
     async def main() -> None:
-        more = {"num_queues": 3, "virtqueue_size": 64, "max_sectors": 1000, "cmd_per_lun": 7}
+        more: dict[str, Any] = {"num_queues": 3, "virtqueue_size": 64, "max_sectors": 1000, "cmd_per_lun": 7}
         async with ScsiRig(tmp_path, **more) as rig:
             expected = [3, 62, 1000, 7, 16, 96, 32, 0, 255, 16383]
             assert await rig.call(config, rig) == tuple(expected)
