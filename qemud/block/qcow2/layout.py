@@ -60,3 +60,8 @@ PACKED = 6
 """Compressed: one cluster."""
 INVALID = 7
 """The entry makes no sense."""
+
+
+def sharp(value: int) -> str:
+    """A number in texts, as C prints it with `%#x`."""
+    return f"{value:#x}" if value else "0"

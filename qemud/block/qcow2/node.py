@@ -26,6 +26,7 @@ from qemud.block.node import BlockNode, Extent, NodeInfo
 from qemud.block.qcow2 import layout
 from qemud.block.qcow2.bitmaps import check_new, load_bitmaps, remove_bitmap, store_bitmaps
 from qemud.block.qcow2.image import Image
+from qemud.block.qcow2.layout import sharp
 from qemud.block.qcow2.options import Settings
 from qemud.block.qcow2.snapshots import read_snapshots
 from qemud.block.qcow2.write import Writer
@@ -283,7 +284,7 @@ class Qcow2Node(BlockNode, driver=BlockdevDriver.QCOW2):
         place = mapping.table_offset(number)
         if place & (image.cluster_size - 1):
             raise image.corrupt(
-                f"L2 table offset {place:#x} unaligned (L1 index: {mapping.l1_index(offset):#x})"
+                f"L2 table offset {sharp(place)} unaligned (L1 index: {sharp(mapping.l1_index(offset))})"
             )
         await mapping.load(number)
 
@@ -295,10 +296,10 @@ class Qcow2Node(BlockNode, driver=BlockdevDriver.QCOW2):
             mapping.table_offset(mapping.number(offset)),
             (offset >> image.cluster_bits) & (image.cluster_size // 8 - 1),
         )
-        where = f"(L2 offset: {table:#x}, L2 index: {index:#x})"
+        where = f"(L2 offset: {sharp(table)}, L2 index: {sharp(index)})"
         if image.header.version < 3 and entry & layout.ZERO:
             return image.corrupt(f"Zero cluster entry found in pre-v3 image {where}")
-        return image.corrupt(f"Cluster allocation offset {entry & layout.OFFSET:#x} unaligned {where}")
+        return image.corrupt(f"Cluster allocation offset {sharp(entry & layout.OFFSET)} unaligned {where}")
 
     async def _read_packed(self, entry: int, offset: int, buffers: Sequence[memoryview]) -> None:
         from qemud.block.qcow2.compress import read_packed

@@ -21,7 +21,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 from qemud.block.qcow2 import layout
-from qemud.block.qcow2.layout import REFTABLE_OFFSET
+from qemud.block.qcow2.layout import REFTABLE_OFFSET, sharp
 
 if TYPE_CHECKING:
     from array import array
@@ -90,7 +90,9 @@ class Refcounts:
             if not offset:
                 return None
             if offset % self._cluster_size:
-                raise self.corrupt(f"Refblock offset {offset:#x} unaligned (reftable index: {index:#x})")
+                raise self.corrupt(
+                    f"Refblock offset {sharp(offset)} unaligned (reftable index: {sharp(index)})"
+                )
             if len(self.blocks) >= self.limit:
                 await self._shrink()
             data = bytearray(self._cluster_size)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qemud.block.qcow2.image import ACTIVE_L2
-from qemud.block.qcow2.layout import COMPRESSED, COPIED, OFFSET
+from qemud.block.qcow2.layout import COMPRESSED, COPIED, OFFSET, sharp
 from qemud.block.qcow2.mapping import decode_table, encode_table
 from qemud.block.qcow2.write import packed_range
 
@@ -35,7 +35,7 @@ async def referenced(image: Image, l1: Iterable[int]) -> AsyncIterator[tuple[int
         if not table:
             continue
         if table % size:
-            raise image.corrupt(f"L2 table offset {table:#x} unaligned (L1 index: {index:#x})")
+            raise image.corrupt(f"L2 table offset {sharp(table)} unaligned (L1 index: {sharp(index)})")
         yield table, 1
         for run in _runs(image, table, await read_table(image, table, size // 8)):
             yield run
@@ -55,7 +55,7 @@ def _runs(image: Image, table: int, entries: array[int]) -> Iterator[tuple[int, 
         place = entry & OFFSET
         if place % size:
             raise image.corrupt(
-                f"Cluster allocation offset {place:#x} unaligned (L2 offset: {table:#x}, L2 index: {index:#x})"
+                f"Cluster allocation offset {sharp(place)} unaligned (L2 offset: {sharp(table)}, L2 index: {sharp(index)})"
             )
         if not place:
             continue

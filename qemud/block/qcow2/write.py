@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from qemud.block.buffers import ZERO_CHUNK, ZEROES, cut, total
 from qemud.block.qcow2 import layout
 from qemud.block.qcow2.image import ACTIVE_L2
-from qemud.block.qcow2.layout import COMPRESSED, COPIED, OFFSET, ZERO
+from qemud.block.qcow2.layout import COMPRESSED, COPIED, OFFSET, ZERO, sharp
 from qemud.block.ranges import RangeLocks
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Writer:
         place = mapping.table_offset(number)
         if place & (image.cluster_size - 1):
             raise image.corrupt(
-                f"L2 table offset {place:#x} unaligned (L1 index: {mapping.l1_index(offset):#x})"
+                f"L2 table offset {sharp(place)} unaligned (L1 index: {sharp(mapping.l1_index(offset))})"
             )
         if place:
             await mapping.load(number)
@@ -69,7 +69,7 @@ class Writer:
         old = entry & OFFSET
         size = image.cluster_size
         if old & (size - 1):
-            raise image.corrupt(f"L2 table offset {old:#x} unaligned (L1 index: {index:#x})")
+            raise image.corrupt(f"L2 table offset {sharp(old)} unaligned (L1 index: {sharp(index)})")
         await image.before_allocating()
         place = await image.refcounts.allocate_exactly(1)
         try:
@@ -128,7 +128,7 @@ class Writer:
             return
         place = entry & OFFSET
         if place & (image.cluster_size - 1):
-            image.corrupt(f"Cannot free unaligned cluster {place:#x}", fatal=False)
+            image.corrupt(f"Cannot free unaligned cluster {sharp(place)}", fatal=False)
         else:
             image.drop(place, 1, kind)
 

@@ -30,6 +30,8 @@ class Load:
         self.cluster = cluster
         self.versions: Versions = {}
         """What a sector may hold, if it was ever written to; the last is what it holds now."""
+        self.uncertain: set[int] = set()
+        """Sectors whose last write has failed, and may have happened or not."""
         self.cuts: list[tuple[bytes, Versions]] = []
 
     def cut(self, disk: MemoryNode) -> None:
@@ -56,9 +58,15 @@ class Load:
                 continue
             taken.append((low, high))
             work.append(self._request(node, offset, length))
-        await asyncio.gather(*work)
+        for error in await asyncio.gather(*work, return_exceptions=True):
+            if error is not None:
+                raise error
         if rng.random() < 0.4:
-            before = {sector: len(each) - 1 for sector, each in self.versions.items()}
+            before = {
+                sector: len(each) - 1
+                for sector, each in self.versions.items()
+                if sector not in self.uncertain
+            }
             await node.flush()
             for sector, count in before.items():
                 del self.versions[sector][:count]
@@ -66,19 +74,21 @@ class Load:
     async def _request(self, node: Any, offset: int, length: int) -> None:
         rng = self.rng
         kind = rng.random()
+        start, end = offset, offset + length
+        if kind >= 0.85:
+            # Only whole clusters are discarded.
+            start, end = -(-start // self.cluster) * self.cluster, end // self.cluster * self.cluster
+        sectors = range(start // SECTOR, end // SECTOR)
+        self.uncertain.update(sectors)
+        data = rng.randbytes(length) if kind < 0.7 else bytes(max(0, end - start))
+        self._now(start, data)
         if kind < 0.7:
-            data = rng.randbytes(length)
-            self._now(offset, data)
             await node.writev(offset, [memoryview(data)])
         elif kind < 0.85:
-            self._now(offset, bytes(length))
             await node.write_zeroes(offset, length, unmap=rng.random() < 0.5)
         else:
-            start = -(-offset // self.cluster) * self.cluster
-            end = (offset + length) // self.cluster * self.cluster
-            if start < end:
-                self._now(start, bytes(end - start))
             await node.discard(offset, length)
+        self.uncertain.difference_update(sectors)
 
     def check(self, found: bytes, versions: Versions) -> None:
         """A disk after a power cut is one that could be."""
@@ -137,6 +147,39 @@ def test_lazy_reference_counts_are_put_right_after_a_power_cut(tmp_path: Path, s
         asyncio.run(_open_once(path))
         check_image(path)
         load.check(content(path, size), versions)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_errors_of_the_file_below_spoil_nothing(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(200 + seed)
+    cluster = rng.choice((512, 1024, 4096))
+    size = 256 * cluster
+    path = make_image(tmp_path / "disk.qcow2", size, cluster_size=cluster, refcount_bits=rng.choice((1, 16)))
+    load = Load(rng, size, cluster)
+    failed = 0
+
+    async def run() -> bytes:
+        nonlocal failed
+        graph = Graph(lambda _name, _data: None)
+        disk = MemoryNode(graph, path.read_bytes())
+        small = {"l2_cache_size": 0, "l2_cache_entry_size": 512} if rng.random() < 0.5 else {}
+        node = await graph.open(typed(driver="qcow2", file="disk", discard="unmap", **small))
+        for _ in range(80):
+            chance = rng.choice((0, 0, 0.05, 0.3))
+            disk.fails = lambda chance=chance: rng.random() < chance  # type: ignore[misc]
+            try:
+                await load.step(node)
+            except OSError:
+                failed += 1
+        disk.fails = lambda: False
+        await node.flush()
+        await graph.release(node)
+        return bytes(disk.stable)
+
+    path.write_bytes(asyncio.run(run()))
+    assert failed > 5
+    check_image(path, leaks=True)
+    load.check(content(path, size), load.versions)
 
 
 async def _open_once(path: Path) -> None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import random
+import errno
+import os
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 from qemud._generated.types.block_options import BlockdevDriver
-from qemud.block.node import BlockNode, Flags
+from qemud.block.node import Flags
 from qemud.block.null import NullCoNode
 from tests.block.support import typed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import random
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from qemud.block.graph import Graph
 
 SECTOR = 512
+CAPACITY = 32 << 20
+"""Of a disk in memory."""
 
 
 def qemu_img(*arguments: object, status: int = 0) -> str:
@@ -69,6 +73,8 @@ class MemoryNode(NullCoNode, driver=BlockdevDriver.NULL_CO):
         """Sectors that were written and not flushed, in that order."""
         self.operations = 0
         self.on_operation: Any = None
+        self.fails: Callable[[], bool] = lambda: False
+        """Whether the next request fails."""
         self.size = len(data)
         self._now = bytearray(data)
         self.holds = 1
@@ -86,7 +92,11 @@ class MemoryNode(NullCoNode, driver=BlockdevDriver.NULL_CO):
     async def do_writev(self, offset: int, buffers: Sequence[memoryview], *, fua: bool) -> None:
         data = b"".join(buffers)
         await self._delay()
+        if self.fails():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         end = offset + len(data)
+        if end > CAPACITY:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if end > len(self._now):
             self._now.extend(bytes(end - len(self._now)))
         self._now[offset:end] = data
@@ -105,6 +115,8 @@ class MemoryNode(NullCoNode, driver=BlockdevDriver.NULL_CO):
     async def do_flush_to_disk(self) -> None:
         count = len(self.pending)
         await self._delay()
+        if self.fails():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         self._apply(self.stable, self.pending[:count])
         del self.pending[:count]
         self._happened()
@@ -129,8 +141,3 @@ class MemoryNode(NullCoNode, driver=BlockdevDriver.NULL_CO):
         rng.shuffle(kept)
         self._apply(disk, kept)
         return bytes(disk)
-
-
-def held(node: BlockNode) -> BlockNode:
-    """The node itself: tests say so where it must be released."""
-    return node
