@@ -54,7 +54,9 @@ def test_objects() -> None:
     assert object_help("help") == (
         "List of user creatable objects:\n"
         "  authz-list\n  authz-list-file\n  authz-simple\n"
-        "  iothread\n  memory-backend-file\n  memory-backend-memfd\n  memory-backend-ram\n  secret\n"
+        "  filter-buffer\n  filter-dump\n  filter-mirror\n  filter-redirector\n"
+        "  iothread\n  memory-backend-file\n  memory-backend-memfd\n  memory-backend-ram\n"
+        "  rng-builtin\n  rng-random\n  secret\n"
         "  tls-creds-psk\n  tls-creds-x509\n"
     )
     told = object_help("memory-backend-ram,help")
