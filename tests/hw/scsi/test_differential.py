@@ -38,6 +38,7 @@ def add_nodes(folder: Path) -> list[tuple[str, dict[str, Any]]]:
     script: list[tuple[str, dict[str, Any]]] = []
     for n in range(5):
         path = folder / f"{n}.img"
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(bytes([n]) * (1 << 20))
         file = {"driver": "file", "filename": str(path), "node-name": f"f{n}"}
         script += [
@@ -95,10 +96,10 @@ COMING_AND_GOING: list[tuple[str, dict[str, Any]]] = [
 
 def test_what_comes_and_goes(daemon: Starter, reference: Starter, tmp_path: Path) -> None:
     answers = []
-    for start in (daemon, reference):
+    for name, start in (("ours", daemon), ("theirs", reference)):
         program = start(*BOARD, "-device", "virtio-scsi-device,id=scsi0")
-        script = add_nodes(tmp_path) + COMING_AND_GOING
-        answers.append((play(program, script), told(program, "DEVICE_DELETED", 3)))
+        play(program, add_nodes(tmp_path / name))
+        answers.append((play(program, COMING_AND_GOING), told(program, "DEVICE_DELETED", 3)))
     for ours, theirs in zip(answers[0][0], answers[1][0], strict=True):
         assert ours == theirs
     assert answers[0][1] == answers[1][1]
@@ -147,14 +148,14 @@ def without_names(value: Any) -> Any:
 
 
 def test_media(daemon: Starter, reference: Starter, tmp_path: Path) -> None:
-    devices = [
+    devices: list[tuple[str, dict[str, Any]]] = [
         ("device_add", {"driver": "scsi-cd", "drive": "d2", "id": "cd"}),
         ("device_add", {"driver": "scsi-hd", "drive": "d1", "id": "hd"}),
     ]
     answers = []
-    for start in (daemon, reference):
+    for name, start in (("ours", daemon), ("theirs", reference)):
         program = start(*BOARD, "-device", "virtio-scsi-device,id=scsi0")
-        play(program, [*add_nodes(tmp_path), *devices])
+        play(program, [*add_nodes(tmp_path / name), *devices])
         found = [(command, given, without_names(answer)) for command, given, answer in play(program, MEDIA)]
         answers.append((found, told(program, "DEVICE_TRAY_MOVED", 4)))
     for ours, theirs in zip(answers[0][0], answers[1][0], strict=True):
