@@ -152,7 +152,7 @@ def test_accesses_of_sizes_that_a_register_does_not_take_are_faults(tmp_path: Pa
         la(T0, "trap"),
         csrw(STVEC, T0),
         li(S1, PLIC),
-        li(S2, 0x4000_0000),
+        li(S2, 0x2_0000_0000),
         load(8, T1, S1, 8),
         load(1, T1, S1, 4),
         store(8, ZERO, S1, 16),
@@ -166,8 +166,8 @@ def test_accesses_of_sizes_that_a_register_does_not_take_are_faults(tmp_path: Pa
         *(5, PLIC + 8),
         *(5, PLIC + 4),
         *(7, PLIC + 16),
-        *(5, 0x4000_0000),
-        *(7, 0x4000_0008),
+        *(5, 0x2_0000_0000),
+        *(7, 0x2_0000_0008),
         *(0, 0),
     )
     assert guest.events == ["RESUME", "SHUTDOWN"]

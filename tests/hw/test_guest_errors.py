@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import Starter
 
-HOLE, FINISHER, PLIC = 0x4000_0000, 0x10_0000, 0xC00_0000
+HOLE, FINISHER, PLIC = 0x2_0000_0000, 0x10_0000, 0xC00_0000
 
 
 @pytest.fixture
