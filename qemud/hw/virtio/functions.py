@@ -39,6 +39,7 @@ KINDS = (
     Kind("virtio-blk", "VirtioBlk", 0x0100, 0x1001, links=(("iothread", "iothread"),)),
     Kind("virtio-net", "VirtioNet", 0x0200, 0x1000),
     Kind("virtio-rng", "VirtioRng", 0x00FF, 0x1005, vectors=2, links=(("rng", "rng-backend"),)),
+    Kind("virtio-scsi", "VirtioScsi", 0x0100, 0x1004, links=(("iothread", "iothread"),)),
 )
 
 VARIANTS = (
