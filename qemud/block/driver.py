@@ -76,6 +76,8 @@ class Driver:
     """A protocol has data of its own and no child that holds the disk."""
     supports_backing: ClassVar[bool] = False
     """A format whose images may have a backing file."""
+    has_snapshots: ClassVar[bool] = False
+    """A format that has snapshots inside of its images."""
     supports_fua = False
     """`do_writev` sees to it that data is stable when asked; otherwise a flush follows."""
 
@@ -222,6 +224,16 @@ class Driver:
     async def snapshots(self) -> list[Any] | None:
         """The snapshots in the image, as structs SnapshotInfo; None when the format has none."""
         return None
+
+    async def take_snapshot(self, name: str, date_ns: int, vm_clock_ns: int) -> Any:
+        """Take a snapshot inside of the image: the struct SnapshotInfo.  OSError.  The node is drained."""
+        del name, date_ns, vm_clock_ns
+        raise unsupported()
+
+    async def delete_snapshot(self, identifier: str, name: str) -> None:
+        """Remove a snapshot from inside of the image.  GenericError, or OSError.  The node is drained."""
+        del identifier, name
+        raise unsupported()
 
     async def change_backing_file(self, name: str | None, format_name: str | None) -> None:
         """Write another name of the backing file into the image; the graph is not concerned.  ENOTSUP."""

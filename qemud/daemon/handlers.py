@@ -10,6 +10,7 @@ HANDLERS: dict[str, str] = {
     "block": "qemud.block.media:BlockHandlers",
     "block-core": "qemud.block.commands:BlockCoreHandlers",
     "block-info": "qemud.block.commands:BlockInfoHandlers",
+    "block-internal": "qemud.block.internal:BlockInternalHandlers",
     "block-jobs": "qemud.block.jobs.commands:BlockJobsHandlers",
     "block-stats": "qemud.block.commands:BlockStatsHandlers",
     "char": "qemud.chardev.commands:CharHandlers",

@@ -9,6 +9,7 @@ from qemud.block.qcow2 import layout
 if TYPE_CHECKING:
     from qemud.block.qcow2.bitmaps import StoredBitmap
     from qemud.block.qcow2.image import Image
+    from qemud.block.qcow2.snapshots import Snapshot
 
 
 def specific(image: Image) -> Any:
@@ -48,18 +49,20 @@ def _bitmap(stored: StoredBitmap) -> Any:
 
 def snapshot_list(image: Image) -> list[Any]:
     """The structs SnapshotInfo."""
+    return [snapshot_info(each) for each in image.snapshots]
+
+
+def snapshot_info(snapshot: Snapshot) -> Any:
+    """The struct SnapshotInfo."""
     from qemud._generated.types.block_info import SnapshotInfo
 
-    return [
-        SnapshotInfo(
-            id=each.id,
-            name=each.name,
-            vm_state_size=each.vm_state_size,
-            date_sec=each.date_sec,
-            date_nsec=each.date_nsec,
-            vm_clock_sec=each.vm_clock_nsec // 1_000_000_000,
-            vm_clock_nsec=each.vm_clock_nsec % 1_000_000_000,
-            icount=each.icount,
-        )
-        for each in image.snapshots
-    ]
+    return SnapshotInfo(
+        id=snapshot.id,
+        name=snapshot.name,
+        vm_state_size=snapshot.vm_state_size,
+        date_sec=snapshot.date_sec,
+        date_nsec=snapshot.date_nsec,
+        vm_clock_sec=snapshot.vm_clock_nsec // 1_000_000_000,
+        vm_clock_nsec=snapshot.vm_clock_nsec % 1_000_000_000,
+        icount=snapshot.icount,
+    )

@@ -28,7 +28,7 @@ from qemud.block.qcow2.bitmaps import check_new, load_bitmaps, remove_bitmap, st
 from qemud.block.qcow2.image import Image
 from qemud.block.qcow2.layout import sharp
 from qemud.block.qcow2.options import Settings
-from qemud.block.qcow2.snapshots import read_snapshots
+from qemud.block.qcow2.snapshots import create, delete, find, read_snapshots
 from qemud.block.qcow2.write import Writer
 from qemud.qapi.runtime.errors import GenericError
 from qemud.qapi.runtime.fields import UNSET
@@ -49,6 +49,7 @@ class Qcow2Node(BlockNode, driver=BlockdevDriver.QCOW2):
     """See the module."""
 
     supports_backing = True
+    has_snapshots = True
     image: Image
     writer: Writer
     _settings: Settings
@@ -451,6 +452,24 @@ class Qcow2Node(BlockNode, driver=BlockdevDriver.QCOW2):
         from qemud.block.qcow2.info import snapshot_list
 
         return snapshot_list(self.image)
+
+    async def take_snapshot(self, name: str, date_ns: int, vm_clock_ns: int) -> Any:
+        """Take a snapshot inside."""
+        from qemud.block.qcow2.info import snapshot_info
+
+        self._check_usable()
+        made = await create(self.image, name, size=self.size, date_ns=date_ns, vm_clock_ns=vm_clock_ns)
+        return snapshot_info(made)
+
+    async def delete_snapshot(self, identifier: str, name: str) -> None:
+        """Remove a snapshot from inside."""
+        self._check_usable()
+        snapshot = find(self.image, identifier, name)
+        if snapshot is None:
+            raise GenericError("Can't find the snapshot")
+        if self.read_only:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        await delete(self.image, snapshot)
 
     async def change_backing_file(self, name: str | None, format_name: str | None) -> None:
         """Write another name into the header."""

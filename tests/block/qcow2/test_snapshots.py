@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qemud.block.internal import delete_snapshot, take_snapshot
 from qemud.block.qcow2 import snapshots
+from qemud.qapi.runtime.errors import GenericError
 from tests.block.qcow2.test_images import Model
 from tests.block.qcow2.tools import check_image, content, make_image, open_qcow2, qemu_img
-from tests.block.support import read, with_graph
+from tests.block.support import opened, read, with_graph, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,3 +142,44 @@ def test_counts_that_are_too_narrow_leave_all_as_it_was(tmp_path: Path) -> None:
     with_graph(test)
     check_image(path)
     assert content(path, SIZE) == model.data
+
+
+def test_what_clients_are_told(tmp_path: Path) -> None:
+    path = make_image(tmp_path / "disk.qcow2", SIZE)
+    narrow = make_image(tmp_path / "narrow.qcow2", SIZE, refcount_bits=1)
+
+    async def refused(work: Any) -> str:
+        with pytest.raises(GenericError) as caught:
+            await work
+        return str(caught.value)
+
+    async def test(graph: Graph, events: list[Any]) -> None:
+        file = {"driver": "file", "filename": str(path)}
+        node = await opened(graph, driver="qcow2", node_name="q", file=file)
+        await opened(graph, driver="null-co", node_name="n")
+        assert (await take_snapshot(graph, "q", "s", 5)).id == "1"
+        assert await refused(take_snapshot(graph, "q", "s", 5)) == (
+            "Snapshot with name 's' already exists on device 'q'"
+        )
+        assert await refused(take_snapshot(graph, "q", "", 5)) == "Name is empty"
+        assert await refused(take_snapshot(graph, "x", "s", 5)) == "Cannot find device='x' nor node-name='x'"
+        assert await refused(take_snapshot(graph, node.file.node_name, "s", 5)) == "Need a root block node"
+        assert await refused(take_snapshot(graph, "n", "s", 5)) == (
+            "Block format 'null-co' used by device 'n' does not support internal snapshots"
+        )
+        assert await refused(delete_snapshot(graph, "q", None, None)) == "Name or id must be provided"
+        assert await refused(delete_snapshot(graph, "q", "7", None)) == (
+            "Snapshot with id '7' and name 'null' does not exist on device 'q'"
+        )
+        assert (await delete_snapshot(graph, "q", "1", "s")).name == "s"
+        assert not await node.snapshots()
+        file = {"driver": "file", "filename": str(narrow)}
+        await opened(graph, driver="qcow2", node_name="narrow", file=file)
+        await write(graph.lookup_any("narrow"), 0, b"x")
+        assert await refused(take_snapshot(graph, "narrow", "s", 5)) == (
+            "Failed to create snapshot 's' on device 'narrow': Invalid argument"
+        )
+
+    with_graph(test)
+    check_image(path)
+    check_image(narrow)
