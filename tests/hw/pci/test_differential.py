@@ -144,6 +144,8 @@ WRONG = (
     ("pcie-root-port,pref32-reserve=4G",),
     ("pcie-root-port,port=256",),
     ("pcie-root-port,id=p0", "virtio-rng-device,bus=p0"),
+    ("pci-bridge,id=b",),
+    ("pci-bridge,id=b,chassis_nr=256",),
     ("gpex-root",),
     ("virtio-pci",),
 )

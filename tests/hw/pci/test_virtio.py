@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qemud._generated.types.common import OnOffAuto
-from qemud._generated.types.pci import PcieRootPortOptions, VirtioRngPciOptions
+from qemud._generated.types.pci import PciBridgeDevOptions, PcieRootPortOptions, VirtioRngPciOptions
+from qemud.hw.pci.pci_bridges import PciBridgeDev, PciePciBridge
 from qemud.hw.pci.root_port import PcieRootPort
 from qemud.hw.virtio import pci
 from qemud.qapi.runtime.errors import GenericError
@@ -237,6 +238,28 @@ def test_a_port_lets_through_what_it_is_told() -> None:
     rig.write(base + 0x18, 0)
     assert rig.read(ECAM | 7 << 20) == 0xFFFF_FFFF
     assert rig.read(ECAM) == 0x0008_1B36
+
+
+def test_through_two_bridges() -> None:
+    """Pins turn at each bridge; the devices behind have no PCI Express."""
+    rig = Rig()
+    outer = rig.add("b0", PciePciBridge(), addr="4")
+    inner = rig.add("b1", PciBridgeDev(PciBridgeDevOptions(chassis_nr=3)), outer.secondary, addr="2")
+    function = rig.add("r0", RNG(), inner.secondary, addr="7")
+    for bridge, numbers in ((outer, 0x02_01_00), (inner, 0x02_02_01)):
+        base = rig.config(bridge)
+        rig.write(base + 0x18, numbers)
+        rig.write(base + 0x20, 0x7FF0_4000)
+        rig.write(base + 0x24, 0x0001_FFF1)  # closed
+        rig.write(base + 4, 7, 2)
+    assert rig.read(ECAM | 2 << 20 | 7 << 15) == 0x1005_1AF4
+    assert rig.read(rig.config(function) + 0x100) == 0xFFFF_FFFF
+    driver = PciDriver(rig, function, LOW)
+    driver.start(size=8)
+    assert ask(driver)
+    assert rig.lines[(7 + 2 + 4) % 4] == 1
+    assert driver.interrupted()
+    assert rig.lines[(7 + 2 + 4) % 4] == 0
 
 
 def test_what_lies_upon_each_other() -> None:
