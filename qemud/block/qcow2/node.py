@@ -21,6 +21,7 @@ from qemud._generated.types.block_options import BlockdevDriver
 from qemud.block.buffers import clear, cut, total
 from qemud.block.driver import unsupported
 from qemud.block.edges import Role
+from qemud.block.filename import absolute_name
 from qemud.block.graph import inherit
 from qemud.block.node import BlockNode, Extent, NodeInfo
 from qemud.block.qcow2 import layout
@@ -106,7 +107,10 @@ class Qcow2Node(BlockNode, driver=BlockdevDriver.QCOW2):
             finally:
                 await self.graph.release(node)
         elif given is not None and given != "":
-            await self.graph.open_child(self, "backing", given, self.backing_role)
+            try:
+                await self.graph.open_child(self, "backing", given, self.backing_role)
+            except GenericError as error:
+                raise GenericError(f"Could not open backing file: {error}") from None
 
     def _has_backing_file(self) -> None:
         # Without the zero flag of version 3, a discarded cluster would show what is below.
@@ -495,6 +499,17 @@ class Qcow2Node(BlockNode, driver=BlockdevDriver.QCOW2):
     async def remove_stored_bitmap(self, name: str) -> None:
         """Remove a bitmap from the image, if it is there.  OSError."""
         await remove_bitmap(self, name)
+
+    # Names.
+
+    def open_options(self) -> dict[str, Any]:
+        """As in the base; the backing file only if it is not the one that the image names."""
+        options = {"driver": self.driver.value, "file": self.file.open_options()}
+        own = None if self.backing_filename is None else absolute_name(self, self.backing_filename)
+        backing = self.backing
+        if own != (None if backing is None else backing.filename):
+            options = {"backing": None if backing is None else backing.open_options(), **options}
+        return options
 
     # At once, on the machine thread.
 

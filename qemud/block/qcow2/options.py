@@ -103,7 +103,7 @@ def _cache_sizes(options: Any, header: Header) -> tuple[int, int, int]:
         ("l2-cache-entry-size", options.l2_cache_entry_size),
     ):
         if value is not None and value < 0:
-            raise GenericError(f"Parameter '{name}' expects a non-negative number below 2^64")
+            raise GenericError(f"Value '{value}' is out of range for parameter '{name}'")
     clusters = -(-header.size // cluster_size)
     most = -(-clusters * 8 // cluster_size) * cluster_size
     l2_size = min(most, _L2_CACHE_LIMIT if l2 is None else l2)
