@@ -111,6 +111,7 @@ class DeviceMaker:
                     else f"Duplicate device ID '{name}'"
                 )
         device = cls(_options(cls, arguments, parse), creator=Provenance.USER)
+        self._check_boot_index(device)
         for given in arguments:
             if given not in NOT_PROPERTIES:
                 device.set_provenance(given, Provenance.USER)
@@ -203,6 +204,15 @@ class DeviceMaker:
         from qemud._generated.events.qdev import device_unplug_guest_error
 
         device_unplug_guest_error(self._emit, device=device.id, path=device.path)
+
+    def _check_boot_index(self, device: Device) -> None:
+        """Raise GenericError when firmware is to boot from another device in that place already."""
+        place = getattr(device.options, "bootindex", None)
+        if place is None or place < 0:
+            return
+        for other in self._tree.root.walk():
+            if isinstance(other, Device) and getattr(other.options, "bootindex", None) == place:
+                raise GenericError(f"The bootindex {place} has already been used")
 
     def _board(self) -> Machine:
         board = self._tree.machine

@@ -149,6 +149,12 @@ def test_slots_take_one_device_and_no_hot_plug(daemon: Starter, tmp_path: Path) 
         *("-machine", "virt", "-display", "none", "-S"),
         *("-device", "virtio-rng-device,bus=virtio-mmio-bus.3,id=rng0"),
         *("-blockdev", f"driver=file,node-name=f0,filename={path}"),
+        *(
+            "-blockdev",
+            "driver=null-co,node-name=n0,size=1M",
+            "-device",
+            "virtio-blk-device,drive=n0,bootindex=1",
+        ),
     )
     for bus, text in (
         ("virtio-mmio-bus.0", "Bus 'virtio-mmio-bus.0' does not support hotplugging"),

@@ -58,6 +58,7 @@ ID_LENGTH = 20
 WRITE_ZEROES_UNMAP = 1
 CONFIG_WCE_OFFSET = 32
 AUTO_QUEUES = 0xFFFF
+MAX_QUEUES = 1024
 
 BATCH = 64
 """How much is done in one go, so that the machine is not held up: each request counts one, and one for each 64 KiB."""
@@ -151,6 +152,8 @@ class VirtioBlk(
         count, size = self.options.num_queues, self.options.queue_size
         if not count:
             raise GenericError("num-queues property must be larger than 0")
+        if count != AUTO_QUEUES and count > MAX_QUEUES:
+            raise GenericError(f"invalid num-queues property ({count}), must be no more than {MAX_QUEUES}")
         if size <= 2:
             raise GenericError(f"invalid queue-size property ({size}), must be > 2")
         if size & size - 1 or size > MAX_SIZE:

@@ -281,6 +281,7 @@ def test_another_size_is_told(tmp_path: Path) -> None:
         ({"drive": ""}, "drive property not set"),
         ({"drive": "none"}, "Property 'virtio-blk-device.drive' can't find value 'none'"),
         ({"num-queues": 0}, "num-queues property must be larger than 0"),
+        ({"num-queues": 1025}, r"invalid num-queues property \(1025\), must be no more than 1024"),
         ({"queue-size": 2}, r"invalid queue-size property \(2\), must be > 2"),
         ({"queue-size": 100}, r"invalid queue-size property \(100\), must be a power of 2 \(max 1024\)"),
         ({"queue-size": 2048}, r"invalid queue-size property \(2048\), must be a power of 2 \(max 1024\)"),
