@@ -65,7 +65,7 @@ class Option:
         self.alias = alias
 
 
-def _opts(struct: str, implied: str | None = None) -> Callable[[str, Warn], Any]:
+def read_opts(struct: str, implied: str | None = None) -> Callable[[str, Warn], Any]:
     """A reader of older `key=value` syntax into a struct of the schema."""
 
     def read(text: str, warn: Warn) -> Any:
@@ -143,7 +143,7 @@ def _overcommit(text: str, warn: Warn) -> Any:
     values = qemuopts.parse(text, warn=warn)
     if values.get("mem-lock", "off") not in {mode.value for mode in MemLock}:
         raise GenericError("parameter 'mem-lock' expects one of 'on', 'off', 'on-fault'")
-    return _opts("OvercommitOptions")(text, lambda _warning: None)
+    return read_opts("OvercommitOptions")(text, lambda _warning: None)
 
 
 def _display(text: str, _warn: Warn) -> Any:
@@ -199,7 +199,7 @@ def _global(text: str, warn: Warn) -> Any:
     values = qemuopts.parse(text)
     if values.keys() < {"driver", "property", "value"}:
         raise GenericError("options 'driver', 'property', and 'value' are required")
-    return _opts("GlobalProperty")(text, warn)
+    return read_opts("GlobalProperty")(text, warn)
 
 
 def _uuid(text: str, _warn: Warn) -> str:
@@ -243,7 +243,7 @@ def _add_fd(text: str, warn: Warn) -> Any:
 
 def _trace(text: str, warn: Warn) -> Any:
     """Which events to trace; unknown ones are only warned of, as in QEMU."""
-    options = _opts("TraceOptions", "enable")(text, warn)
+    options = read_opts("TraceOptions", "enable")(text, warn)
     if options.enable is not None and options.enable not in qemuopts.HELP:
         from qemud.debug.trace import is_known
 
@@ -286,6 +286,7 @@ OPTIONS: dict[str, Option] = {
     "append": TEXT,
     "bios": TEXT,
     "dtb": TEXT,
+    "fw_cfg": TEXTS,
     "device": TEXTS,
     "object": TEXTS,
     "chardev": TEXTS,
@@ -302,25 +303,25 @@ OPTIONS: dict[str, Option] = {
     "snapshot": FLAG,
     "serial": TEXTS,
     "monitor": TEXTS,
-    "mon": Option(_opts("MonitorOptions", "chardev"), many=True),
+    "mon": Option(read_opts("MonitorOptions", "chardev"), many=True),
     "qmp": TEXTS,
     "qmp-pretty": TEXTS,
     "display": Option(_display),
     "nographic": FLAG,
     "nodefaults": FLAG,
     "no-user-config": FLAG,
-    "name": Option(_opts("NameOptions", "guest")),
+    "name": Option(read_opts("NameOptions", "guest")),
     "uuid": Option(_uuid),
     "S": FLAG,
     "preconfig": FLAG,
     "no-reboot": FLAG,
     "no-shutdown": FLAG,
-    "action": Option(_opts("ActionOptions")),
+    "action": Option(read_opts("ActionOptions")),
     "boot": Option(_boot),
     "rtc": Option(_rtc),
     "audiodev": Option(_json_or_keyval("Audiodev", "driver"), many=True),
     "overcommit": Option(_overcommit),
-    "msg": Option(_opts("MessageOptions")),
+    "msg": Option(read_opts("MessageOptions")),
     "pidfile": TEXT,
     "daemonize": FLAG,
     "global": Option(_global, many=True),
@@ -339,7 +340,7 @@ Occurrence: TypeAlias = "tuple[str, str | None, str]"
 """An option as it was given: its name, its argument if it takes one, and what to put before an error about it."""
 
 
-READ_LATER = frozenset(("blockdev", "chardev", "device", "drive", "net", "netdev", "nic", "object"))
+READ_LATER = frozenset(("blockdev", "chardev", "device", "drive", "fw_cfg", "net", "netdev", "nic", "object"))
 """Options whose arguments are read when the machine is made: those from files must remember where they stand."""
 
 

@@ -185,6 +185,11 @@ async def build_machine(
     if size or board.default_cpu_type is not None:
         machine.ram_size = size or board.default_ram_size
     machine.serials = list(serials)
+    machine.uuid = bytes.fromhex(services.uuid.replace("-", ""))
+    if line.fw_cfg:
+        from qemud.daemon.firmware import add_items
+
+        add_items(machine, line.fw_cfg)
     if board.default_cpu_type is not None:
         machine.cpu_type = chosen
         await _make_processors(services, topology.cpus, accel.tb_size << 20)

@@ -73,6 +73,31 @@ TYPES: tuple[TypeEntry, ...] = (
         links=(("iothread", "iothread"),),
         user_creatable=True,
     ),
+    TypeEntry(
+        "virtio-serial-device",
+        "virtio-device",
+        "qemud.hw.virtio.console:VirtioSerial",
+        options="VirtioSerialOptions",
+        user_creatable=True,
+    ),
+    TypeEntry("virtio-serial-bus", "bus", "qemud.hw.virtio.serial_port:VirtioSerialBus"),
+    TypeEntry(
+        "virtio-serial-port", "device", "qemud.hw.virtio.serial_port:VirtioSerialPort", abstract=True
+    ),
+    TypeEntry(
+        "virtserialport",
+        "virtio-serial-port",
+        "qemud.hw.virtio.serial_port:VirtSerialPort",
+        options="VirtSerialPortOptions",
+        user_creatable=True,
+    ),
+    TypeEntry(
+        "virtconsole",
+        "virtserialport",
+        "qemud.hw.virtio.serial_port:VirtConsole",
+        options="VirtSerialPortOptions",
+        user_creatable=True,
+    ),
     TypeEntry("SCSI", "bus", "qemud.hw.scsi.bus:ScsiBus"),
     TypeEntry("scsi-device", "device", "qemud.hw.scsi.bus:ScsiDevice", abstract=True),
     TypeEntry("scsi-disk-base", "scsi-device", "qemud.hw.scsi.disk:ScsiDisk", abstract=True),
@@ -82,6 +107,8 @@ TYPES: tuple[TypeEntry, ...] = (
     TypeEntry(
         "scsi-cd", "scsi-disk-base", "qemud.hw.scsi.disk:ScsiCd", options="ScsiCdOptions", user_creatable=True
     ),
+    TypeEntry("fw_cfg", "sys-bus-device", "qemud.hw.nvram.fw_cfg:FwCfg", abstract=True),
+    TypeEntry("fw_cfg_mem", "fw_cfg", "qemud.hw.nvram.fw_cfg:FwCfgMem", options="FwCfgMemOptions"),
     TypeEntry("PCI", "bus", "qemud.hw.pci.bus:PciBus"),
     TypeEntry("PCIE", "PCI", "qemud.hw.pci.bus:PcieBus"),
     TypeEntry("pci-host-bridge", "sys-bus-device", "qemud.hw.pci.gpex:PciHostBridge", abstract=True),

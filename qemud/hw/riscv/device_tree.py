@@ -17,6 +17,7 @@ from qemud.hw.misc.sifive_test import Finisher
 from qemud.hw.riscv.layout import (
     CLINT,
     DRAM_BASE,
+    FW_CFG,
     NUM_SOURCES,
     PCIE_ECAM,
     PCIE_IRQ,
@@ -98,6 +99,7 @@ def build_device_tree(*, ram_size: int, misa: int, aclint: bool, dialect: Dialec
         _add_virtio(soc, number)
     _add_pci(soc, ram_size)
     _add_reset(root, soc)
+    _device(root, "fw-cfg", FW_CFG, "qemu,fw-cfg-mmio")["dma-coherent"] = b""
     uart = _device(soc, "serial", UART0, "ns16550a")
     uart["clock-frequency"] = cells(UART0_CLOCK)
     _add_interrupt(uart, UART0_IRQ)

@@ -26,6 +26,7 @@ VIRTIO = Range(0x1000_1000, 0x1000)
 PCIE_PIO = Range(0x300_0000, 0x1_0000)
 PCIE_ECAM = Range(0x3000_0000, 0x1000_0000)
 PCIE_MMIO = Range(0x4000_0000, 0x4000_0000)
+FW_CFG = Range(0x1010_0000, 0x18)
 DRAM_BASE = 0x8000_0000
 PCIE_HIGH_SIZE = 16 << 30
 """The second stretch of memory for PCI registers lies at the next multiple of its size behind RAM."""

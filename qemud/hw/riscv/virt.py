@@ -5,6 +5,7 @@
     timers ─ mswi0 and mtimer0, together a CLINT; with `aclint=on` also sswi0
     plic ─── sources 1 to 8 virtio-mmio[0] to [7], 10 uart0, 11 rtc, 32 to 35 pci
     pci ──── a PCI Express host bridge with the bus pcie.0
+    fw_cfg ─ what firmware is told
     sbi ──── the built-in firmware, when no other is given
 
 See `qemud.hw.boards` for how it is made and used.
@@ -28,6 +29,7 @@ from qemud.hw.char.ns16550a import Ns16550a
 from qemud.hw.intc.clint import AclintMtimer, AclintSwi
 from qemud.hw.intc.plic import SifivePlic
 from qemud.hw.misc.sifive_test import SifiveTest
+from qemud.hw.nvram.fw_cfg import CTL_AT, DMA_AT, FwCfgMem, Item
 from qemud.hw.pci.gpex import GpexHost
 from qemud.hw.qom_types import TYPES
 from qemud.hw.riscv import layout
@@ -87,12 +89,16 @@ class VirtMachine(
     ram_size: int = 128 << 20
     cpu_type: str = "rv64-riscv-cpu"
     serials: list[Chardev | None]
+    uuid: bytes = bytes(16)
+    firmware_items: dict[str, bytes]
+    """What the user tells firmware, by name."""
 
     def __init__(
         self, options: VirtMachineOptions | None = None, *, creator: Provenance = Provenance.USER
     ) -> None:
         super().__init__(options, creator=creator)
         self.serials = []
+        self.firmware_items = {}
         self.ram: RamBlock | None = None
         self._boot: Boot | None = None
 
@@ -112,6 +118,7 @@ class VirtMachine(
         self._add_timers()
         self._add_plic()
         self._add_devices()
+        self._add_fw_cfg()
         self._add_boot()
 
     def take_down(self) -> None:
@@ -229,6 +236,18 @@ class VirtMachine(
             )
         uart.connect(0, Irq(self.plic.set_source, layout.UART0_IRQ))
         return self._add("uart0", uart, layout.UART0.base)
+
+    def _add_fw_cfg(self) -> None:
+        self.fw_cfg = fw_cfg = FwCfgMem()
+        fw_cfg.add(Item.UUID, self.uuid)
+        fw_cfg.add(Item.NOGRAPHIC, (1).to_bytes(2, "little"))
+        fw_cfg.add(Item.NB_CPUS, (1).to_bytes(2, "little"))
+        fw_cfg.add(Item.BOOT_MENU, bytes(2))
+        for name, content in self.firmware_items.items():
+            fw_cfg.add_file(name, content)
+        self._add("fw_cfg", fw_cfg)
+        for index, offset in enumerate((0, CTL_AT, DMA_AT)):
+            fw_cfg.map(index, layout.FW_CFG.base + offset)
 
     def _add_boot(self) -> None:
         self._boot = Boot(self.options, self.ram_size, self._device_tree)

@@ -1,0 +1,1 @@
+"""Memory that firmware reads: its configuration."""
