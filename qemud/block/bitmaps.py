@@ -6,7 +6,7 @@ jobs have bitmaps of their own, without names.
     bitmap = DirtyBitmap(size, granularity=65536, name="b0")
     bitmap.set(0, 4096)                     # everything that overlaps [0, 4096) is dirty
     for offset, length in bitmap.extents(): ...
-    add_bitmap(node, bitmap)                # from now on the node's writes are in it; the node is drained
+    add_bitmap(node, bitmap)                # from now on the node's writes are in it
 
 Bits are kept in chunks, as integers: a disk that nobody writes to costs nothing, and ranges, counts and merges are operations on whole
 chunks.  Everything belongs to the event loop.
@@ -306,10 +306,14 @@ def check_new_name(node: BlockNode, name: str) -> None:
 
 
 def add_bitmap(node: BlockNode, bitmap: DirtyBitmap) -> None:
-    """Let a node have a bitmap, by its name.  The node is drained, so that no write at once is under way."""
+    """Let a node have a bitmap, by its name."""
     assert bitmap.name is not None
     node.dirty_bitmaps[bitmap.name] = bitmap
     node.trackers.append(bitmap.track)
+    # Who writes at once has looked for trackers first: wait for those who had not seen this one.
+    for backend in node.graph.backends:
+        with backend.at_once:
+            pass
 
 
 def drop_bitmap(node: BlockNode, bitmap: DirtyBitmap) -> None:

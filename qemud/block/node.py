@@ -226,7 +226,7 @@ class BlockNode(Driver):
         """Hold back all users, and wait until no request is in this node or on its way to it."""
         self.drain_begin()
         try:
-            await self._until_idle()
+            await self.until_idle()
         except BaseException:
             self.drain_end()
             raise
@@ -235,7 +235,8 @@ class BlockNode(Driver):
         """The end of `begin_drain`."""
         self.drain_end()
 
-    async def _until_idle(self) -> None:
+    async def until_idle(self) -> None:
+        """Until no request is in this node or on its way to it; `drain_begin` has been called."""
         while True:
             busy = first_busy(self)
             if busy is None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 HANDLERS: dict[str, str] = {
     "block": "qemud.block.media:BlockHandlers",
+    "block-changes": "qemud.block.jobs.change_commands:BlockChangesHandlers",
     "block-core": "qemud.block.commands:BlockCoreHandlers",
     "block-info": "qemud.block.commands:BlockInfoHandlers",
     "block-internal": "qemud.block.internal:BlockInternalHandlers",
     "block-jobs": "qemud.block.jobs.commands:BlockJobsHandlers",
     "block-stats": "qemud.block.commands:BlockStatsHandlers",
+    "block-throttle": "qemud.block.commands:BlockThrottleHandlers",
     "char": "qemud.chardev.commands:CharHandlers",
     "config": "qemud.daemon.config_query:ConfigHandlers",
     "control": "qemud.monitor.commands:ControlHandlers",
@@ -35,5 +37,6 @@ HANDLERS: dict[str, str] = {
     "stats": "qemud.machine.stats:StatsHandlers",
     "startup": "qemud.daemon.commands:StartupHandlers",
     "trace": "qemud.debug.trace:TraceHandlers",
+    "transaction": "qemud.block.jobs.change_commands:TransactionHandlers",
     "yank": "qemud.chardev.yank:YankHandlers",
 }

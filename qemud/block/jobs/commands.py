@@ -15,7 +15,7 @@ from qemud.block.jobs.manager import jobs_of
 from qemud.qapi.runtime.errors import DeviceNotActive, GenericError
 
 if TYPE_CHECKING:
-    from qemud._generated.types.block_jobs import BlockJobChangeOptions, BlockJobInfo
+    from qemud._generated.types.block_jobs import BlockdevBackup, BlockJobChangeOptions, BlockJobInfo
     from qemud._generated.types.job import JobInfo
     from qemud.block.graph import Graph
     from qemud.block.jobs.manager import Jobs
@@ -166,3 +166,25 @@ class BlockJobsHandlers(BlockJobsCommands):
 
         async with self._jobs.turn:
             await blockdev_mirror(self._jobs, device, target, arguments)
+
+    async def block_stream(self, *, device: str, **arguments: Any) -> None:
+        """`block-stream`."""
+        from qemud.block.jobs.starting import block_stream
+
+        async with self._jobs.turn:
+            await block_stream(self._jobs, device, arguments)
+
+    async def block_commit(self, *, device: str, **arguments: Any) -> None:
+        """`block-commit`."""
+        from qemud.block.jobs.starting import block_commit
+
+        async with self._jobs.turn:
+            await block_commit(self._jobs, device, arguments)
+
+    async def blockdev_backup(self, arg: BlockdevBackup) -> None:
+        """`blockdev-backup`."""
+        from qemud.block.jobs.backup_actions import BlockdevBackupAction
+        from qemud.block.jobs.transaction import Context, carry_out
+
+        async with self._jobs.turn:
+            await carry_out(self._graph, [BlockdevBackupAction(Context(self._jobs), arg)])
