@@ -54,6 +54,9 @@ class Throttle(Protocol):
     def resume(self) -> None:
         """See `suspend`."""
 
+    def close(self) -> None:
+        """The backend has no limits any more: let everything that waits begin."""
+
     def tell(self, info: BlockDeviceInfo) -> None:
         """Put the limits into what clients are told of the drive."""
 
@@ -158,8 +161,9 @@ class BlockBackend:
     async def close(self) -> None:
         """Be gone: nobody can find it any more."""
         await self.remove()
-        if self._throttle is not None:
-            self._throttle = None
+        throttle, self._throttle = self._throttle, None
+        if throttle is not None:
+            throttle.close()
         if self in self.graph.backends:
             self.graph.backends.remove(self)
 
@@ -343,7 +347,9 @@ class BlockBackend:
     # Requests.
 
     @asynccontextmanager
-    async def _request(self, offset: int, length: int, *, write: bool) -> AsyncIterator[BlockNode]:
+    async def _request(
+        self, offset: int, length: int, *, write: bool, limited: bool = True
+    ) -> AsyncIterator[BlockNode]:
         """A request of that range: what it is for, once it may begin."""
         while self._quiesced:
             if self._go_on is None:
@@ -352,7 +358,7 @@ class BlockBackend:
         self._requests.count += 1
         try:
             node = self.check(offset, length)
-            if self._throttle is not None:
+            if limited and self._throttle is not None:
                 await self._throttle.wait(length, write=write)
             yield node
         finally:
@@ -392,7 +398,7 @@ class BlockBackend:
 
     async def flush(self) -> None:
         """As `BlockNode.flush`."""
-        async with self._request(0, 0, write=True) as node:
+        async with self._request(0, 0, write=True, limited=False) as node:
             await node.flush()
 
     async def drain(self) -> None:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Protocol
 from qemud._generated.commands.block_core import BlockCoreCommands
 from qemud._generated.commands.block_info import BlockInfoCommands
 from qemud._generated.commands.block_stats import BlockStatsCommands
+from qemud._generated.commands.block_throttle import BlockThrottleCommands
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
     from qemud._generated.types.block_info import BlockDeviceInfo, BlockInfo
     from qemud._generated.types.block_options import BlockdevOptions
     from qemud._generated.types.block_stats import BlockStats
+    from qemud._generated.types.block_throttle import BlockIOThrottle
     from qemud.block.graph import Graph
 
 
@@ -142,3 +144,23 @@ class BlockStatsHandlers(BlockStatsCommands):
 
 
 _NAMES = ("read", "write", "flush")
+
+
+class BlockThrottleHandlers(BlockThrottleCommands):
+    """Handlers of `block-throttle.json`."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def block_set_io_throttle(self, arg: BlockIOThrottle) -> None:
+        """`block_set_io_throttle`."""
+        import msgspec
+
+        from qemud.block.media import find_backend
+        from qemud.block.throttle import limit, limits_from_old_names
+
+        backend = find_backend(self._services.block, arg.device, arg.id)
+        if backend.node is None:
+            raise GenericError("Device has no medium")
+        limits = limits_from_old_names(msgspec.structs.asdict(arg))
+        limit(backend, limits, arg.group, arg.device or arg.id or "")

@@ -21,6 +21,7 @@ from qemud.block.backend import BlockBackend
 from qemud.block.driver import Flags
 from qemud.block.image import nest, open_image
 from qemud.block.stats import Interval
+from qemud.block.throttle import Limits, limit
 from qemud.qapi.runtime import qemuopts
 from qemud.qapi.runtime.errors import GenericError
 
@@ -156,6 +157,7 @@ async def _make(
     account_failed = _flag(options, "stats-account-failed", default=True)
     intervals = _intervals(options)
     throttling = {key: options.pop(key) for key in list(options) if key.startswith("throttling.")}
+    group, limits = _limits(throttling)
     copy_on_read = _flag(options, "copy-on-read", default=False)
     if "format" in options:
         if "driver" in options:
@@ -192,8 +194,8 @@ async def _make(
                 backend.node.detect_zeroes = BlockdevDetectZeroesOptions(detect_zeroes)
         else:
             backend.root_flags = flags
-        if throttling:
-            raise GenericError(f"'{next(iter(throttling))}': drives have no limits of their own here")  # noqa: TRY301
+        if limits:
+            limit(backend, limits, group, name)
     except BaseException:
         await backend.close()
         raise
@@ -309,6 +311,20 @@ def _policy(text: str, *, read: bool) -> BlockdevOnError:
     if text not in {"ignore", "stop", "report"} and (read or text != "enospc"):
         raise GenericError(f"'{text}' invalid {'read' if read else 'write'} error action")
     return BlockdevOnError(text)
+
+
+def _limits(given: dict[str, str]) -> tuple[str | None, Limits]:
+    """The group and the limits in `throttling.*`.  GenericError."""
+    prefix = "throttling."
+    values = {key.removeprefix(prefix): text for key, text in given.items()}
+    group = values.pop("group", None)
+    known = Limits({}).values()
+    numbers: dict[str, int] = {}
+    for key, text in values.items():
+        if key not in known:
+            raise GenericError(f"Block format 'raw' does not support the option '{prefix}{key}'")
+        numbers[key] = qemuopts.number(prefix + key, text)
+    return group, Limits(numbers)
 
 
 def _intervals(options: dict[str, str]) -> list[int]:

@@ -15,6 +15,7 @@ HANDLERS: dict[str, str] = {
     "block-jobs": "qemud.block.jobs.commands:BlockJobsHandlers",
     "block-stats": "qemud.block.commands:BlockStatsHandlers",
     "block-throttle": "qemud.block.commands:BlockThrottleHandlers",
+    "block-throttle": "qemud.block.commands:BlockThrottleHandlers",
     "char": "qemud.chardev.commands:CharHandlers",
     "config": "qemud.daemon.config_query:ConfigHandlers",
     "control": "qemud.monitor.commands:ControlHandlers",

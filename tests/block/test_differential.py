@@ -102,6 +102,41 @@ REOPENING: list[Step] = [
     ("query-named-block-nodes", {"flat": True}),
 ]
 
+NONE = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
+SOME = {**NONE, "bps": 1000, "iops_rd": 10}
+THROTTLE = "block_set_io_throttle"
+LIMITS: list[Step] = [
+    ("query-block", {}),
+    *[
+        (THROTTLE, {"device": "d0", **arguments})
+        for arguments in (
+            {**NONE, "bps": 1, "bps_rd": 1},
+            {**NONE, "bps": -1},
+            {**NONE, "iops_size": 4096},
+            {**SOME, "bps_max_length": 0},
+            {**SOME, "bps_max_length": 5},
+            {**SOME, "bps_max": 500},
+            {**SOME, "bps_rd_max": 500},
+            {**SOME, "bps": 1 << 60},
+            {**SOME, "bps_max": 1 << 40, "bps_max_length": 1 << 30},
+            {**SOME, "bps_max": 2000, "bps_max_length": 5, "iops_size": 4096},
+        )
+    ],
+    ("query-block", {}),
+    (THROTTLE, {"device": "d0", **SOME, "group": "together"}),
+    (THROTTLE, {"device": "d1", **SOME, "group": "together"}),
+    ("query-block", {}),
+    (THROTTLE, {"device": "d1", **NONE, "iops": 5}),
+    ("query-block", {}),
+    (THROTTLE, {"device": "d0", **NONE}),
+    (THROTTLE, {"device": "d1", **NONE}),
+    ("query-block", {}),
+    (THROTTLE, {"device": "empty", **NONE}),
+    (THROTTLE, {"device": "nope", **NONE}),
+    (THROTTLE, {"id": "nope", **NONE}),
+    (THROTTLE, NONE),
+]
+
 MEDIA: list[Step] = [
     ("query-block", {}),
     ("query-blockstats", {}),
@@ -193,6 +228,18 @@ def images(folder: Path) -> None:
             id="media",
         ),
         pytest.param(
+            LIMITS,
+            (
+                *("-drive", "if=none,file=a.img,id=d0,format=raw,throttling.iops-read=7,throttling.group=g"),
+                *(
+                    "-drive",
+                    "if=none,file=b.img,id=d1,format=raw,bps=5000,bps_max=6000,iops_size=512,iops_wr=1",
+                ),
+                *("-drive", "if=none,id=empty"),
+            ),
+            id="limits",
+        ),
+        pytest.param(
             LINES,
             (
                 *("-drive", "if=none,file=a.img,id=d0,format=raw,cache=none,detect-zeroes=on"),
@@ -245,6 +292,9 @@ DRIVES = [
     "if=none,file=a.img,format=raw,stats-intervals.0=0",
     "if=none,file=a.img,format=raw,detect-zeroes=maybe",
     "if=sd,werror=stop",
+    "if=none,file=a.img,format=raw,bps=1,bps_rd=1",
+    "if=none,file=a.img,format=raw,throttling.bps-max=1",
+    "if=none,file=a.img,format=raw,iops=few",
 ]
 
 
