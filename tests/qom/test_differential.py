@@ -38,6 +38,7 @@ OURS = {
 OTHER_TYPES = {
     "busnr": "busnr",  # a type of its own there
     "host-nodes": "int",  # an array of them, in truth
+    "insert": "string",  # one of two
     "rules": "QAuthZListRule",  # likewise
     "thread": "string",  # one of two
 }
