@@ -12,7 +12,9 @@ import pytest
 
 from tests.guests.disk import shell as shell_guest
 from tests.programs import QmpError
+from tests.system.embed import Embedded
 from tests.system.linux import kernel, run, shell
+from tests.system.test_snapshot import move
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -201,3 +203,22 @@ def test_the_guest_sees_the_disk_that_qemu_shows(
         program.qmp.command("quit")
         program.wait()
     assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("slot", [(), MODERN], ids=["legacy", "modern"])
+def test_a_machine_goes_on_elsewhere_in_the_middle_of_reading(tmp_path: Path, slot: tuple[str, ...]) -> None:
+    path, content = disk(tmp_path, "disk")
+    options = with_disks(*slot, *drive(path, "hd0"), "-device", "virtio-rng-device")
+    program = Embedded(*options, serial=True)
+    try:
+        shell(program)
+        run(program, "drivers")
+        program.serial.send(b"sha256sum /dev/vda; head -c 8 /dev/hwrng | wc -c\r")
+        for _ in range(3):
+            program.qmp.command("stop")
+            program, _ = move(program, options, tmp_path / "machine")
+            program.qmp.command("cont")
+        program.serial.expect(hashlib.sha256(content).hexdigest())
+        program.serial.expect("8")
+    finally:
+        program.close()
