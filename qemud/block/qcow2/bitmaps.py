@@ -1,6 +1,7 @@
 """Persistent dirty bitmaps: kept in a qcow2 image while nobody has it open, in memory while it is in use.
 
     await load_bitmaps(node)            # when it is opened: they are bitmaps of the node then
+    await mark_in_use(image)            # before it is written to
     await store_bitmaps(node)           # when it is closed
     await remove_bitmap(node, "b0")     # at once, in the image
 
@@ -139,7 +140,7 @@ def _table_size(image: Image, size: int, granularity_bits: int) -> int:
 
 
 async def load_bitmaps(node: Qcow2Node) -> None:
-    """Let the bitmaps in the image be bitmaps of the node, and mark them as in use.  GenericError, or OSError."""
+    """Let the bitmaps in the image be bitmaps of the node; `mark_in_use` is to follow.  GenericError, or OSError."""
     image = node.image
     image.bitmaps = await read_directory(image, node.size)
     for stored in image.bitmaps:
@@ -161,8 +162,6 @@ async def load_bitmaps(node: Qcow2Node) -> None:
                 ) from None
             bitmap.enabled = bool(stored.flags & AUTO)
         add_bitmap(node, bitmap)
-    if not node.read_only and image.bitmaps:
-        await mark_in_use(image)
 
 
 async def mark_in_use(image: Image) -> None:

@@ -1,6 +1,6 @@
 """One open qcow2 image: its tables, and the order in which what changes in them reaches the disk.
 
-    image = await Image.open(file, writable=True)       # GenericError with QEMU's text
+    image = await Image.open(node, writable=True)       # GenericError with QEMU's text
     offset, count = await image.refcounts.allocate(4)
     ...
     image.drop(old_offset, 1)           # free when nothing on disk refers to it any more
@@ -80,8 +80,9 @@ class _Dropped:
 class Image:
     """See the module."""
 
-    def __init__(self, file: BlockNode, header: Header) -> None:
-        self.file = file
+    def __init__(self, owner: BlockNode, header: Header) -> None:
+        self.owner = owner
+        """The node whose child `file` has the image."""
         self.header = header
         self.cluster_bits = header.cluster_bits
         self.cluster_size = header.cluster_size
@@ -109,11 +110,17 @@ class Image:
         self.mapping: Mapping
         self.refcounts: Refcounts
 
+    @property
+    def file(self) -> BlockNode:
+        """What the image is in.  Clients and jobs can put another node in its place."""
+        return self.owner.file
+
     # Opening.
 
     @classmethod
-    async def open(cls, file: BlockNode, *, writable: bool) -> Image:
+    async def open(cls, owner: BlockNode, *, writable: bool) -> Image:
         """Read the header and the tables that are always in memory.  GenericError with QEMU's text."""
+        file = owner.file
         first = bytearray(FIRST_PART)
         await _read(file, 0, first, "Could not read qcow2 header")
         header = Header.parse(bytes(first))
@@ -121,7 +128,7 @@ class Image:
         await _read(file, 0, cluster, "Could not read qcow2 header")
         full = bytes(cluster).ljust(header.cluster_size, b"\0")
         header.check(full, writable=writable)
-        image = cls(file, header)
+        image = cls(owner, header)
         await image._read_tables()
         header.read_rest(full)
         return image
@@ -129,11 +136,11 @@ class Image:
     async def _read_tables(self) -> None:
         header = self.header
         l1 = await self._read_table(header.l1_offset, header.l1_size * 8, "Could not read L1 table")
-        self.mapping = Mapping(self.file, header.cluster_bits, decode_table(l1), header.version)
+        self.mapping = Mapping(self.owner, header.cluster_bits, decode_table(l1), header.version)
         size = header.reftable_clusters << header.cluster_bits
         table = await self._read_table(header.reftable_offset, size, "Could not initialize refcount handling")
         self.adopt_refcounts(
-            Refcounts(self.file, header.cluster_bits, header.refcount_order, decode_table(table))
+            Refcounts(self.owner, header.cluster_bits, header.refcount_order, decode_table(table))
         )
         self.mapping.make_room = self.write_tables
 

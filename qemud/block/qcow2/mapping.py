@@ -85,7 +85,7 @@ class Piece:
 class Mapping:
     """See the module."""
 
-    def __init__(self, file: BlockNode, cluster_bits: int, l1: array[int], version: int) -> None:
+    def __init__(self, owner: BlockNode, cluster_bits: int, l1: array[int], version: int) -> None:
         self.l1 = l1
         self.l1_changed: set[int] = set()
         """Entries of the L1 table that differ from what is on disk."""
@@ -96,7 +96,7 @@ class Mapping:
         self.piece_bits = 0
         self.limit = 0
         """How many pieces may be in memory."""
-        self._file = file
+        self._owner = owner
         self._version = version
         self._cluster_bits = cluster_bits
         self._cluster_size = 1 << cluster_bits
@@ -214,7 +214,7 @@ class Mapping:
                 if len(self.pieces) >= self.limit:
                     await self._shrink()
                 data = bytearray(8 << self.piece_bits)
-                await self._file.readv(self.piece_offset(number), [memoryview(data)])
+                await self._owner.file.readv(self.piece_offset(number), [memoryview(data)])
                 piece = self.pieces[number] = Piece(decode_table(data))
                 return piece
             finally:

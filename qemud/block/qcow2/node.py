@@ -25,7 +25,13 @@ from qemud.block.filename import absolute_name
 from qemud.block.graph import inherit
 from qemud.block.node import BlockNode, Extent, NodeInfo
 from qemud.block.qcow2 import layout
-from qemud.block.qcow2.bitmaps import check_new, load_bitmaps, remove_bitmap, store_bitmaps
+from qemud.block.qcow2.bitmaps import (
+    check_new,
+    load_bitmaps,
+    mark_in_use,
+    remove_bitmap,
+    store_bitmaps,
+)
 from qemud.block.qcow2.image import Image
 from qemud.block.qcow2.layout import sharp
 from qemud.block.qcow2.options import Settings
@@ -55,6 +61,9 @@ class Qcow2Node(BlockNode, driver=BlockdevDriver.QCOW2):
     writer: Writer
     _settings: Settings
     _timer: asyncio.TimerHandle | None = None
+    _ready = False
+    """Whether everything is as it must be while the image is written to."""
+    _getting_ready: asyncio.Lock
 
     @classmethod
     async def create(cls, graph: Graph, options: Any) -> None:
@@ -69,7 +78,7 @@ class Qcow2Node(BlockNode, driver=BlockdevDriver.QCOW2):
         """Open the file, read the header and what it leads to, and open the backing file."""
         options = self.options
         await self.graph.open_child(self, "file", options.file, self.file_role)
-        image = await Image.open(self.file, writable=not self.read_only)
+        image = await Image.open(self, writable=not self.read_only)
         self.image = image
         image.read_only = self.read_only
         image.on_corruption = self._tell_corruption
@@ -81,14 +90,14 @@ class Qcow2Node(BlockNode, driver=BlockdevDriver.QCOW2):
         self._adopt(Settings(options, header, self.flags))
         self.writer = Writer(image, self.read_range)
         await self._open_backing(options.backing)
-        self._has_backing_file()
         await read_snapshots(image)
         try:
             await load_bitmaps(self)
         except OSError as error:
             raise GenericError(f"Can't update bitmap directory: {error.strerror}") from None
+        self._getting_ready = asyncio.Lock()
         if not self.read_only:
-            await self._make_ready_for_writing()
+            await self._get_ready_to_write()
         self._start_timer()
 
     async def _open_backing(self, given: Any) -> None:
@@ -112,14 +121,13 @@ class Qcow2Node(BlockNode, driver=BlockdevDriver.QCOW2):
             except GenericError as error:
                 raise GenericError(f"Could not open backing file: {error}") from None
 
-    def _has_backing_file(self) -> None:
-        # Without the zero flag of version 3, a discarded cluster would show what is below.
-        self.writer.has_backing = self.backing is not None
-
-    async def _make_ready_for_writing(self) -> None:
+    async def _get_ready_to_write(self) -> None:
+        """Put right what the last user has left behind.  GenericError."""
         image = self.image
         header = image.header
         try:
+            if image.bitmaps:
+                await mark_in_use(image)
             if header.autoclear & ~layout.SUPPORTED_AUTOCLEAR or header.bitmaps_outdated:
                 header.autoclear &= layout.SUPPORTED_AUTOCLEAR
                 await image.write_header()
@@ -129,6 +137,19 @@ class Qcow2Node(BlockNode, driver=BlockdevDriver.QCOW2):
                 await repair(image)
         except OSError as error:
             raise GenericError(f"Could not repair dirty image: {error.strerror}") from None
+        self._ready = True
+
+    async def _check_writable_now(self) -> None:
+        """Before the first change since the node has become writable.  OSError."""
+        self._check_usable()
+        if not self._ready:
+            async with self._getting_ready:
+                if not self._ready:
+                    try:
+                        await self._get_ready_to_write()
+                    except GenericError as error:
+                        sys.stderr.write(f"{error}\n")
+                        raise OSError(errno.EIO, os.strerror(errno.EIO)) from None
 
     def _adopt(self, settings: Settings) -> None:
         self._settings = settings
@@ -160,7 +181,7 @@ class Qcow2Node(BlockNode, driver=BlockdevDriver.QCOW2):
             self._timer = None
         if self._marking is not None:
             await self._marking
-        if not self.read_only and not self.image.unusable:
+        if self._ready and not self.image.unusable:
             await self._put_away()
 
     async def _put_away(self) -> None:
@@ -182,7 +203,7 @@ class Qcow2Node(BlockNode, driver=BlockdevDriver.QCOW2):
         settings = Settings(options, image.header, flags)
         if not flags.read_only and image.header.incompatible & layout.CORRUPT:
             raise GenericError("qcow2: Image is corrupt; cannot be opened read/write")
-        if not self.read_only:
+        if self._ready:
             try:
                 if flags.read_only:
                     await store_bitmaps(self)
@@ -193,12 +214,12 @@ class Qcow2Node(BlockNode, driver=BlockdevDriver.QCOW2):
 
         def commit() -> None:
             image.read_only = flags.read_only
+            self._ready = self._ready and not flags.read_only
             for bitmap in self.dirty_bitmaps.values():
                 if bitmap.persistent:
                     bitmap.read_only = flags.read_only
             self._adopt(settings)
             self._start_timer()
-            self._has_backing_file()
 
         return commit
 
@@ -321,7 +342,7 @@ class Qcow2Node(BlockNode, driver=BlockdevDriver.QCOW2):
     async def do_writev(self, offset: int, buffers: Sequence[memoryview], *, fua: bool) -> None:
         """In place where that can be, else by the tables."""
         del fua
-        self._check_usable()
+        await self._check_writable_now()
         image = self.image
         mapping = image.mapping
         length = total(buffers)
@@ -350,7 +371,7 @@ class Qcow2Node(BlockNode, driver=BlockdevDriver.QCOW2):
 
     async def do_write_compressed(self, offset: int, buffers: Sequence[memoryview]) -> None:
         """Whole clusters, or up to the end of the disk."""
-        self._check_usable()
+        await self._check_writable_now()
         image = self.image
         length = total(buffers)
         if offset % image.cluster_size or (length % image.cluster_size and offset + length != self.size):
@@ -365,14 +386,15 @@ class Qcow2Node(BlockNode, driver=BlockdevDriver.QCOW2):
 
     async def do_write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
         """By the flag in the tables; version 2 has none."""
-        self._check_usable()
+        await self._check_writable_now()
         if self.image.header.version < 3:
             raise unsupported()
+        unmap = unmap and not self._settings.discard_no_unref
         await self._by_tables(offset, length, lambda at, left: self.writer.zero(at, left, unmap=unmap))
 
     async def do_discard(self, offset: int, length: int) -> None:
         """Reads as zeroes then, and takes no place."""
-        self._check_usable()
+        await self._check_writable_now()
         if self.image.header.version < 3 and self.backing is not None:
             raise unsupported()
         await self._by_tables(
@@ -434,7 +456,7 @@ class Qcow2Node(BlockNode, driver=BlockdevDriver.QCOW2):
         del exact, zeroes
         from qemud.block.qcow2.resize import resize
 
-        self._check_usable()
+        await self._check_writable_now()
         await resize(self, size, preallocation)
         self.set_size(size)
 
@@ -461,22 +483,23 @@ class Qcow2Node(BlockNode, driver=BlockdevDriver.QCOW2):
         """Take a snapshot inside."""
         from qemud.block.qcow2.info import snapshot_info
 
-        self._check_usable()
+        await self._check_writable_now()
         made = await create(self.image, name, size=self.size, date_ns=date_ns, vm_clock_ns=vm_clock_ns)
         return snapshot_info(made)
 
     async def delete_snapshot(self, identifier: str, name: str) -> None:
         """Remove a snapshot from inside."""
-        self._check_usable()
+        if self.read_only:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        await self._check_writable_now()
         snapshot = find(self.image, identifier, name)
         if snapshot is None:
             raise GenericError("Can't find the snapshot")
-        if self.read_only:
-            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         await delete(self.image, snapshot)
 
     async def change_backing_file(self, name: str | None, format_name: str | None) -> None:
         """Write another name into the header."""
+        await self._check_writable_now()
         image = self.image
         header = image.header
         raw = (name or "").encode()
@@ -498,13 +521,14 @@ class Qcow2Node(BlockNode, driver=BlockdevDriver.QCOW2):
 
     async def remove_stored_bitmap(self, name: str) -> None:
         """Remove a bitmap from the image, if it is there.  OSError."""
+        await self._check_writable_now()
         await remove_bitmap(self, name)
 
     # Names.
 
     def open_options(self) -> dict[str, Any]:
         """As in the base; the backing file only if it is not the one that the image names."""
-        options = {"driver": self.driver.value, "file": self.file.open_options()}
+        options: dict[str, Any] = {"driver": self.driver.value, "file": self.file.open_options()}
         own = None if self.backing_filename is None else absolute_name(self, self.backing_filename)
         backing = self.backing
         if own != (None if backing is None else backing.filename):
@@ -550,7 +574,12 @@ class Qcow2Node(BlockNode, driver=BlockdevDriver.QCOW2):
         """What goes to clusters that are there already."""
         image = self.image
         length = total(buffers)
-        if image.unusable or not image.knows_guarded or not self.writable_now(offset, length):
+        if (
+            image.unusable
+            or not self._ready
+            or not image.knows_guarded
+            or not self.writable_now(offset, length)
+        ):
             return False
         image.at_once = True
         try:

@@ -49,7 +49,7 @@ class Block:
 class Refcounts:
     """See the module."""
 
-    def __init__(self, file: BlockNode, cluster_bits: int, order: int, table: array[int]) -> None:
+    def __init__(self, owner: BlockNode, cluster_bits: int, order: int, table: array[int]) -> None:
         self.table = table
         """Where the blocks are.  Longer than what is on disk after it has grown: see `new_table`."""
         self.changed: set[int] = set()
@@ -70,7 +70,7 @@ class Refcounts:
         """Tells that the image is corrupt, and makes the error to raise."""
         self.on_block: Callable[[int], None] = lambda _offset: None
         """Called with the place of a new block."""
-        self._file = file
+        self._owner = owner
         self._cluster_bits = cluster_bits
         self._cluster_size = 1 << cluster_bits
         self._width = max(1, self.bits // 8)
@@ -96,7 +96,7 @@ class Refcounts:
             if len(self.blocks) >= self.limit:
                 await self._shrink()
             data = bytearray(self._cluster_size)
-            await self._file.readv(offset, [memoryview(data)])
+            await self._owner.file.readv(offset, [memoryview(data)])
             block = self.blocks.get(index)  # somebody else may have been faster
             if block is None:
                 if self.table[index] & REFTABLE_OFFSET != offset:

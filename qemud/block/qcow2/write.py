@@ -30,7 +30,6 @@ class Writer:
     def __init__(
         self, image: Image, read_range: Callable[[int, Sequence[memoryview]], Awaitable[None]]
     ) -> None:
-        self.has_backing = False
         self._image = image
         self._read_range = read_range
         self._ranges = RangeLocks()
@@ -38,6 +37,11 @@ class Writer:
         self._packed_at = 0
         """Where in the file the next compressed cluster may begin; 0: at the beginning of a new cluster."""
         self._packing = asyncio.Lock()
+
+    @property
+    def has_backing(self) -> bool:
+        """Whether anything is below what is not allocated."""
+        return self._image.owner.backing is not None
 
     # Tables.
 
@@ -216,7 +220,7 @@ class Writer:
     # Zeroes and discards: whole clusters.
 
     async def zero(self, offset: int, length: int, *, unmap: bool) -> int:
-        """Let clusters read as zeroes; how many bytes that was done for.  OSError."""
+        """Let clusters read as zeroes, with `unmap` without a place; how many bytes that was done for.  OSError."""
         image = self._image
         size = image.cluster_size
         async with self._ranges.hold(offset, offset + length):
