@@ -162,6 +162,28 @@ def test_the_guest_makes_no_step_before_resume_and_many_after():
     run(test)
 
 
+def test_a_device_lets_the_guest_wait_until_it_has_its_answer():
+    async def test(machine):
+        await machine.go()
+        while not await machine.call(machine.vcpu.gpr, A0):
+            pass
+        await machine.call(machine.thread.hold)
+        await machine.call(machine.thread.hold)
+        await machine.call(machine.thread.let_go)
+        before = await machine.call(machine.vcpu.gpr, A0)
+        for _ in range(50):
+            assert await machine.call(machine.vcpu.gpr, A0) == before
+        # It can be stopped and continued meanwhile, and waits on.
+        await machine.stop()
+        await machine.go()
+        assert await machine.call(machine.vcpu.gpr, A0) == before
+        await machine.call(machine.thread.let_go)
+        while await machine.call(machine.vcpu.gpr, A0) == before:
+            pass
+
+    run(test)
+
+
 def test_timers_interrupt_a_spinning_guest():
     async def test(machine):
         await machine.go()

@@ -74,6 +74,16 @@ class Recorder(Device):
     def unrealize(self) -> None:
         self.note("unrealize")
 
+    async def claim(self, services: Any) -> None:
+        assert services.tree is self.root.root or services.tree is not None
+        self.note("claim")
+
+    async def settled(self) -> None:
+        self.note("settled")
+
+    async def give_up(self) -> None:
+        self.note("give up")
+
     def reset_enter(self) -> None:
         self.note("enter")
 

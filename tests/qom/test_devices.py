@@ -89,6 +89,7 @@ def test_a_device_comes_and_goes(services: Services) -> None:
     device = services.tree.get("p0")
     assert device.path == "/machine/peripheral/p0"
     assert Recorder.log == [
+        "claim p0",
         "realize p0",
         "realize part",
         "enter part",
@@ -104,7 +105,7 @@ def test_a_device_comes_and_goes(services: Services) -> None:
     assert device.provenance_of("data-len") is Provenance.DEFAULT
     Recorder.log.clear()
     run(services.qdev.device_del(id="p0"))
-    assert Recorder.log == ["unrealize part", "unrealize p0"]
+    assert Recorder.log == ["unrealize part", "unrealize p0", "settled p0", "give up p0"]
     assert services.events == [("DEVICE_DELETED", {"device": "p0", "path": "/machine/peripheral/p0"})]
     assert services.board.hub.hot.devices == []
     assert error_of(services.qdev.device_del(id="p0")) == "DeviceNotFound: Device 'p0' not found"
@@ -172,6 +173,9 @@ def test_a_device_with_a_bus_takes_what_is_on_it_along(services: Services) -> No
         "unrealize part",
         "unrealize p",
         "unrealize s",
+        # Backends are given back when nothing of any of them is under way.
+        *("settled r", "settled q", "settled p", "settled s"),
+        *("give up r", "give up q", "give up p", "give up s"),
     ]
     assert services.board.peripheral.children == {}
 
@@ -225,7 +229,7 @@ def test_backends_are_held_while_a_device_uses_them(services: Services) -> None:
 
 
 @pytest.mark.parametrize(
-    "step", ["realize p", "realize part", "enter part", "hold p", "exit p", "mailbox", "bus"]
+    "step", ["claim p", "realize p", "realize part", "enter part", "hold p", "exit p", "mailbox", "bus"]
 )
 def test_a_failure_at_any_step_leaves_nothing_behind(services: Services, step: str) -> None:
     run(services.qom.object_add(backend("m0")))
@@ -254,6 +258,7 @@ def test_a_failure_at_any_step_leaves_nothing_behind(services: Services, step: s
     realized = sum(entry.startswith("realize ") for entry in Recorder.log)
     undone = sum(entry.startswith("unrealize ") for entry in Recorder.log)
     assert realized - undone == (1 if step.startswith("realize") else 0)  # what failed itself undid itself
+    assert Recorder.log.count("claim p") - Recorder.log.count("give up p") == (1 if step == "claim p" else 0)
     assert services.events == []
 
     Recorder.failing.clear()
@@ -326,7 +331,7 @@ def test_the_command_line_may_add_what_cannot_be_hot_plugged(services: Services)
     arguments = {"driver": "test-cold-plug", "id": "c"}
     device = run(maker.add(arguments, hotplug=False, parse=parse_keyval_type))
     assert not device.hotplugged
-    assert Recorder.log == ["realize c"]
+    assert Recorder.log == ["claim c", "realize c"]
     assert error_of(maker.add(arguments, hotplug=False, parse=parse_keyval_type)) == (
         "GenericError: Duplicate ID 'c' for device"
     )
