@@ -8,6 +8,7 @@ Source of rules: QEMU 10.0, block/qcow2-refcount.c.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from array import array
@@ -19,6 +20,7 @@ from qemud.block.qcow2.walk import mark_copied, read_table, referenced
 
 if TYPE_CHECKING:
     from qemud.block.qcow2.image import Image
+    from qemud.block.qcow2.refcounts import Block
 
 _CHUNK = 1 << 12
 
@@ -96,14 +98,11 @@ async def repair(image: Image) -> None:
         block = await refcounts.load(index)
         if block is None:
             continue
-        first = index * refcounts.per_block
-        for i in range(refcounts.per_block):
-            count = wanted.get(first + i)
-            if block.counts[i] != count:
-                if count > refcounts.maximum:
-                    raise _broken()
-                block.counts[i] = count
-                block.dirty = True
+        block.writing = True  # it stays in memory
+        try:
+            await _correct(block, index * refcounts.per_block, wanted, refcounts.maximum)
+        finally:
+            block.writing = False
     for cluster, count in wanted.clusters():
         missing = count - await refcounts.get(cluster)
         if missing:
@@ -112,6 +111,19 @@ async def repair(image: Image) -> None:
     await image.write_tables(everything=True)
     await mark_copied(image)
     await image.settle()
+
+
+async def _correct(block: Block, first: int, wanted: Counts, maximum: int) -> None:
+    """Let the counts of a block be what they should be."""
+    for i in range(len(block.counts)):
+        if not i % _CHUNK:
+            await asyncio.sleep(0)
+        count = wanted.get(first + i)
+        if block.counts[i] != count:
+            if count > maximum:
+                raise _broken()
+            block.counts[i] = count
+            block.dirty = True
 
 
 def _broken() -> OSError:

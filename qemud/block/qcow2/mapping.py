@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _SWAP = sys.byteorder == "little"
 _WRITE_UNIT = 4096
+_LARGEST_PIECE = 1 << 16
+"""Looking through all of a piece takes less than a millisecond."""
 
 
 def decode_table(data: bytes | bytearray | memoryview) -> array[int]:
@@ -104,11 +106,14 @@ class Mapping:
         self._l2_bits = cluster_bits - 3
         self._loading: dict[int, asyncio.Future[None]] = {}
         self._mask = 0
+        self._changes = 0
+        """How often tables on disk have been changed past the cache."""
         self.configure(min(self._cluster_size, _WRITE_UNIT), 1 << 20)
 
     def configure(self, entry_size: int, cache_size: int) -> None:
         """Bytes of a piece, and of all together; nothing is cached yet, or everything is clean."""
-        self.pieces.clear()
+        entry_size = min(entry_size, _LARGEST_PIECE)
+        self.clear()
         self.piece_bits = (entry_size // 8).bit_length() - 1
         self._mask = (1 << self.piece_bits) - 1
         self.limit = max(2, cache_size // entry_size)
@@ -214,7 +219,10 @@ class Mapping:
                 if len(self.pieces) >= self.limit:
                     await self._shrink()
                 data = bytearray(8 << self.piece_bits)
+                moment = self._changes
                 await self._owner.file.readv(self.piece_offset(number), [memoryview(data)])
+                if moment != self._changes:
+                    continue
                 piece = self.pieces[number] = Piece(decode_table(data))
                 return piece
             finally:
@@ -247,8 +255,14 @@ class Mapping:
                 del self.pieces[number]
             each.used = False
 
+    def clear(self) -> None:
+        """Forget everything: tables on disk have been changed.  Nothing is dirty."""
+        self.pieces.clear()
+        self._changes += 1
+
     def forget(self, l1_index: int) -> None:
-        """An L2 table is not there any more."""
+        """Forget an L2 table: it is not there any more, or was changed on disk."""
+        self._changes += 1
         first = l1_index << self._l1_shift
         for number in range(first, first + (1 << self._l1_shift)):
             self.pieces.pop(number, None)

@@ -32,10 +32,10 @@ from qemud.block.qcow2.bitmaps import (
     remove_bitmap,
     store_bitmaps,
 )
-from qemud.block.qcow2.image import Image
+from qemud.block.qcow2.image import INACTIVE_L2, Image
 from qemud.block.qcow2.layout import sharp
 from qemud.block.qcow2.options import Settings
-from qemud.block.qcow2.snapshots import create, delete, find, read_snapshots
+from qemud.block.qcow2.snapshots import create, delete, find, find_tables, read_snapshots
 from qemud.block.qcow2.write import Writer
 from qemud.qapi.runtime.errors import GenericError
 from qemud.qapi.runtime.fields import UNSET
@@ -126,6 +126,8 @@ class Qcow2Node(BlockNode, driver=BlockdevDriver.QCOW2):
         image = self.image
         header = image.header
         try:
+            if INACTIVE_L2 in image.guarded:
+                await find_tables(image)
             if image.bitmaps:
                 await mark_in_use(image)
             if header.autoclear & ~layout.SUPPORTED_AUTOCLEAR or header.bitmaps_outdated:

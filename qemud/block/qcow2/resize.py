@@ -167,9 +167,9 @@ async def _last_used(image: Image) -> int:
     for index in range(len(refcounts.table) - 1, -1, -1):
         block = await refcounts.load(index)
         if block is not None:
-            for i in range(refcounts.per_block - 1, -1, -1):
-                if block.counts[i]:
-                    return index * refcounts.per_block + i
+            used = len(block.data.rstrip(b"\0"))
+            if used:
+                return index * refcounts.per_block + (used - 1) // block.counts.itemsize
     return 0
 
 

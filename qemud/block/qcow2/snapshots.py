@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _HEADER = struct.Struct(">QIHHIIQII")
 _EXTRA = struct.Struct(">QQQ")
 _NO_ICOUNT = (1 << 64) - 1
+_MANY_TABLES = 1 << 18
 
 
 @dataclass
@@ -75,16 +76,26 @@ async def read_snapshots(image: Image) -> None:
     header = image.header
     try:
         found, size = await _read_table(image)
-        for each in found:
-            if each.l1_size <= layout.MAX_L1_BYTES // 8 and not each.l1_offset % image.cluster_size:
-                table = await read_table(image, each.l1_offset, each.l1_size)
-                each.l2_tables = tuple(entry & OFFSET for entry in table if entry & OFFSET)
     except OSError as error:
         raise GenericError(f"Failed to read snapshot table: {error.strerror}") from None
     image.snapshots = found
     image.snapshot_table_size = size
     image.forget_guarded()
     assert len(found) == header.snapshots
+
+
+async def find_tables(image: Image) -> None:
+    """Find out where the L2 tables of snapshots are, to guard them.  OSError."""
+    count = 0
+    for each in image.snapshots:
+        if each.l2_tables or each.l1_offset % image.cluster_size:
+            continue
+        count += each.l1_size
+        if count > _MANY_TABLES:
+            return  # nobody has made such an image, and it must not cost any memory
+        table = await read_table(image, each.l1_offset, each.l1_size)
+        each.l2_tables = tuple(entry & OFFSET for entry in table if entry & OFFSET)
+    image.forget_guarded()
 
 
 async def _read_table(image: Image) -> tuple[list[Snapshot], int]:
@@ -212,7 +223,7 @@ async def apply(image: Image, snapshot: Snapshot) -> None:
         if mapping.l1[index] != entry:
             mapping.l1[index] = entry
             mapping.l1_changed.add(index)
-    mapping.pieces.clear()
+    mapping.clear()
     image.forget_guarded()
     for offset, clusters in old:
         image.drop(offset, clusters)

@@ -5,8 +5,10 @@ The image is drained and settled (`Image.settle`): tables on disk are what is in
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
+from qemud.block.pool import pool
 from qemud.block.qcow2.image import ACTIVE_L2
 from qemud.block.qcow2.layout import COMPRESSED, COPIED, OFFSET, sharp
 from qemud.block.qcow2.mapping import decode_table, encode_table
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
 
     from qemud.block.qcow2.image import Image
+
+_SLICE = 4096
+"""How many entries are looked at without a pause."""
 
 
 async def read_table(image: Image, offset: int, entries: int) -> array[int]:
@@ -37,13 +42,37 @@ async def referenced(image: Image, l1: Iterable[int]) -> AsyncIterator[tuple[int
         if table % size:
             raise image.corrupt(f"L2 table offset {sharp(table)} unaligned (L1 index: {sharp(index)})")
         yield table, 1
-        for run in _runs(image, table, await read_table(image, table, size // 8)):
+        entries = await read_table(image, table, size // 8)
+        # There can be hundreds of thousands of entries: not in the event loop.
+        runs, wrong = await pool.run(_all_runs, image.cluster_bits, entries)
+        for run in runs:
             yield run
+        if wrong >= 0:
+            raise image.corrupt(
+                f"Cluster allocation offset {sharp(entries[wrong] & OFFSET)} unaligned "
+                f"(L2 offset: {sharp(table)}, L2 index: {sharp(wrong)})"
+            )
 
 
-def _runs(image: Image, table: int, entries: array[int]) -> Iterator[tuple[int, int]]:
-    """What the entries of an L2 table refer to, clusters that follow each other together."""
-    size, bits = image.cluster_size, image.cluster_bits
+def _all_runs(bits: int, entries: array[int]) -> tuple[list[tuple[int, int]], int]:
+    """What the entries of an L2 table refer to, and the first that makes no sense, or -1."""
+    runs: list[tuple[int, int]] = []
+    try:
+        runs.extend(_runs(bits, entries))
+    except _UnalignedError as error:
+        return runs, error.index
+    return runs, -1
+
+
+class _UnalignedError(Exception):
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index = index
+
+
+def _runs(bits: int, entries: array[int]) -> Iterator[tuple[int, int]]:
+    """Clusters that follow each other together."""
+    size = 1 << bits
     start = end = 0
     for index, entry in enumerate(entries):
         if not entry:
@@ -54,9 +83,7 @@ def _runs(image: Image, table: int, entries: array[int]) -> Iterator[tuple[int, 
             continue
         place = entry & OFFSET
         if place % size:
-            raise image.corrupt(
-                f"Cluster allocation offset {sharp(place)} unaligned (L2 offset: {sharp(table)}, L2 index: {sharp(index)})"
-            )
+            raise _UnalignedError(index)
         if not place:
             continue
         if place != end:
@@ -71,7 +98,6 @@ def _runs(image: Image, table: int, entries: array[int]) -> Iterator[tuple[int, 
 async def mark_copied(image: Image) -> None:
     """Let the active tables say rightly which clusters are referred to once.  Writes them to the file.  OSError."""
     mapping, refcounts, bits = image.mapping, image.refcounts, image.cluster_bits
-    mapping.pieces.clear()
     for index, entry in enumerate(mapping.l1):
         table = entry & OFFSET
         if not table:
@@ -81,14 +107,31 @@ async def mark_copied(image: Image) -> None:
             mapping.l1[index] = right
             mapping.l1_changed.add(index)
         entries = await read_table(image, table, image.cluster_size // 8)
-        changed = False
-        for i, each in enumerate(entries):
-            if each & COMPRESSED or not each & OFFSET:
-                continue
-            once = await refcounts.get((each & OFFSET) >> bits) == 1
-            if once != bool(each & COPIED):
-                entries[i] = each ^ COPIED
-                changed = True
-        if changed:
+        if await _mark_entries(image, entries):
             image.guard(table, image.cluster_size, allowed=ACTIVE_L2)
             await image.file.writev(table, [memoryview(encode_table(entries))])
+            mapping.forget(index)
+
+
+async def _mark_entries(image: Image, entries: array[int]) -> bool:
+    """Let the entries of an L2 table say rightly what is referred to once; whether any has changed."""
+    refcounts, bits = image.refcounts, image.cluster_bits
+    changed = False
+    index, counts = -1, None
+    for i, entry in enumerate(entries):
+        if not i % _SLICE:
+            # Others get their turn in a long table, and may need the place of this block of counts.
+            await asyncio.sleep(0)
+            index = -1
+        place = entry & OFFSET
+        if entry & COMPRESSED or not place:
+            continue
+        number, first = divmod(place >> bits, refcounts.per_block)
+        if number != index:
+            block = await refcounts.load(number)
+            index, counts = number, None if block is None else block.counts
+        once = counts is not None and counts[first] == 1
+        if once != bool(entry & COPIED):
+            entries[i] = entry ^ COPIED
+            changed = True
+    return changed
