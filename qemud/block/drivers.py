@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from qemud.block.node import BlockNode
 
 DRIVERS: dict[str, str] = {
+    "copy-on-read": "qemud.block.filters:CopyOnReadNode",
     "file": "qemud.block.file:FileNode",
     "host_device": "qemud.block.file:HostDeviceNode",
     "null-aio": "qemud.block.null:NullAioNode",
     "null-co": "qemud.block.null:NullCoNode",
     "qcow2": "qemud.block.qcow2.node:Qcow2Node",
     "raw": "qemud.block.raw:RawNode",
+    "throttle": "qemud.block.filters:ThrottleNode",
 }
 
 
