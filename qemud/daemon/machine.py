@@ -194,6 +194,7 @@ async def build_machine(
         machine.cpu_type = chosen
         await _make_processors(services, topology.cpus, accel.tb_size << 20)
     await _make_memory(services, machine, board.default_ram_id)
+    await machine.claim(services)
     await vm.mailboxes.call(machine.bring_up, vm)
     if not options.dump_guest_core and machine.ram is not None:
         machine.ram.mapping.madvise(mmap.MADV_DONTDUMP)

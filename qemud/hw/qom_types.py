@@ -43,6 +43,15 @@ TYPES: tuple[TypeEntry, ...] = (
         options="VirtioDeviceOptions",
     ),
     TypeEntry(
+        "virtio-balloon-device",
+        "virtio-device",
+        "qemud.hw.virtio.balloon:VirtioBalloon",
+        options="VirtioBalloonOptions",
+        status="VirtioBalloonStatus",
+        links=(("iothread", "iothread"),),
+        user_creatable=True,
+    ),
+    TypeEntry(
         "virtio-blk-device",
         "virtio-device",
         "qemud.hw.virtio.blk:VirtioBlk",
@@ -106,6 +115,12 @@ TYPES: tuple[TypeEntry, ...] = (
     ),
     TypeEntry(
         "scsi-cd", "scsi-disk-base", "qemud.hw.scsi.disk:ScsiCd", options="ScsiCdOptions", user_creatable=True
+    ),
+    TypeEntry(
+        "cfi.pflash01",
+        "sys-bus-device",
+        "qemud.hw.block.pflash_cfi01:CfiPflash01",
+        options="CfiPflash01Options",
     ),
     TypeEntry("fw_cfg", "sys-bus-device", "qemud.hw.nvram.fw_cfg:FwCfg", abstract=True),
     TypeEntry("fw_cfg_mem", "fw_cfg", "qemud.hw.nvram.fw_cfg:FwCfgMem", options="FwCfgMemOptions"),

@@ -52,6 +52,15 @@ class Machine(Object, type_name="machine", abstract=True):
         self.sysbus = self.unattached.add_child("sysbus", SystemBus("main-system-bus"))
         self.anonymous_devices = 0  # ever added, so that no name is used twice
 
+    async def claim(self, services: Any) -> None:
+        """From the loop, before `bring_up`: take the drives that the options name.  All or nothing; raises GenericError.
+
+        `services` is `qemud.machine.services.Services`.
+        """
+
+    async def give_up(self) -> None:
+        """From the loop, last of all: give back what `claim` took."""
+
     def build(self) -> None:
         """Add and wire the board's devices; on the machine thread, `machine` is set."""
 

@@ -1,12 +1,13 @@
 """What is in memory before the first instruction, and where that is: kernel, initial ramdisk, firmware, device tree, reset vector.
 
-Three ways to begin:
+Ways to begin:
 
 - no firmware given (or `default`): the built-in one starts the kernel in S-mode, at the address its header asks for; without a kernel
   the hart waits for ever;
 - `-bios FILE`: the hart begins in M-mode at the reset vector, which jumps to the firmware with a0 the hart's id, a1 the device tree, a2
   OpenSBI's `fw_dynamic` structure; the kernel lies at the next 2 MiB behind the firmware;
-- `-bios none`: the same, but the reset vector jumps to the beginning of RAM, where the kernel is.
+- `-bios none`: the same, but the reset vector jumps to the beginning of RAM, where the kernel is;
+- with something in flash memory that is what runs in place of a kernel, or, with `-bios none`, in place of firmware.
 
 Source: QEMU 10.0, hw/riscv/boot.c, for places and error texts; OpenSBI 1.5, docs/firmware/fw_dynamic.md.
 """
@@ -61,11 +62,19 @@ class Boot:
     `entry` is where the built-in firmware starts the kernel; None when the hart begins at the reset vector.
     """
 
-    def __init__(self, options: MachineProperties, ram_size: int, make_tree: Callable[[], Node]) -> None:
+    def __init__(
+        self,
+        options: MachineProperties,
+        ram_size: int,
+        make_tree: Callable[[], Node],
+        *,
+        flash: int | None = None,
+    ) -> None:
         self.plan = BootPlan()
         self.entry: int | None = None
         self._ram_end = DRAM_BASE + ram_size
         self._ram_size = ram_size
+        self._flash = flash
         try:
             self.tree = _read_tree(options.dtb) if options.dtb is not None else make_tree()
             self._load(options)
@@ -97,6 +106,14 @@ class Boot:
         firmware = self._load_firmware(options.firmware)
         kernel = None
         initrd = None
+        if self._flash is not None:
+            # What is in there finds the kernel, by itself or in what firmware is told.
+            set_boot(self.tree, append=None, initrd=None)
+            if options.firmware in {None, "default"}:
+                self.entry = self._flash
+            self._place_device_tree(None)
+            self.plan.add([self._reset_vector(options.firmware, firmware, None)])
+            return
         if options.kernel is not None:
             built_in = options.firmware in {None, "default"}
             behind = (
@@ -148,6 +165,11 @@ class Boot:
         """What lies at the reset vector."""
         parked = b""
         start = firmware.entry if firmware is not None else DRAM_BASE
+        following = kernel.low if kernel is not None else 0
+        if self._flash is not None:
+            following = self._flash
+            if name == "none":
+                start = self._flash
         if name in {None, "default"}:
             # Nothing is in memory to go to; the built-in firmware puts the hart to a kernel itself, at every reset.
             parked = struct.pack("<2I", *_PARKED)
@@ -155,7 +177,7 @@ class Boot:
         fw_dynamic = (
             _FW_DYNAMIC_MAGIC,
             _FW_DYNAMIC_VERSION,
-            kernel.low if kernel is not None else 0,
+            following,
             _FW_DYNAMIC_NEXT_S,
             0,
             0,

@@ -17,6 +17,7 @@ from qemud.hw.misc.sifive_test import Finisher
 from qemud.hw.riscv.layout import (
     CLINT,
     DRAM_BASE,
+    FLASH,
     FW_CFG,
     NUM_SOURCES,
     PCIE_ECAM,
@@ -99,6 +100,10 @@ def build_device_tree(*, ram_size: int, misa: int, aclint: bool, dialect: Dialec
         _add_virtio(soc, number)
     _add_pci(soc, ram_size)
     _add_reset(root, soc)
+    flash = root.child(f"flash@{FLASH.base:x}")
+    flash["compatible"] = string("cfi-flash")
+    flash["reg"] = cells64(FLASH.base, FLASH.size, FLASH.base + FLASH.size, FLASH.size)
+    flash["bank-width"] = cells(4)
     _device(root, "fw-cfg", FW_CFG, "qemu,fw-cfg-mmio")["dma-coherent"] = b""
     uart = _device(soc, "serial", UART0, "ns16550a")
     uart["clock-frequency"] = cells(UART0_CLOCK)

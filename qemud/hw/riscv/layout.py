@@ -24,6 +24,9 @@ UART0 = Range(0x1000_0000, 0x100)
 VIRTIO = Range(0x1000_1000, 0x1000)
 """The first of them; the others follow."""
 PCIE_PIO = Range(0x300_0000, 0x1_0000)
+FLASH = Range(0x2000_0000, 0x200_0000)
+"""The first of two banks."""
+FLASH_SECTOR = 256 << 10
 PCIE_ECAM = Range(0x3000_0000, 0x1000_0000)
 PCIE_MMIO = Range(0x4000_0000, 0x4000_0000)
 FW_CFG = Range(0x1010_0000, 0x18)

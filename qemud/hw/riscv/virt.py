@@ -14,7 +14,7 @@ See `qemud.hw.boards` for how it is made and used.
 from __future__ import annotations
 
 from types import new_class
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qemud._generated.types.hw_riscv import (
     RiscvAclintMtimerOptions,
@@ -25,6 +25,8 @@ from qemud._generated.types.hw_riscv import (
     VirtMachineOptions,
 )
 from qemud._generated.types.pci import GpexPcihostOptions
+from qemud._generated.types.pflash import CfiPflash01Options
+from qemud.hw.block.pflash_cfi01 import CfiPflash01
 from qemud.hw.char.ns16550a import Ns16550a
 from qemud.hw.intc.clint import AclintMtimer, AclintSwi
 from qemud.hw.intc.plic import SifivePlic
@@ -41,6 +43,7 @@ from qemud.hw.rtc.goldfish import GoldfishRtc
 from qemud.hw.virtio.mmio import VirtioMmio
 from qemud.machine.irq import Irq
 from qemud.machine.memory import RamBlock
+from qemud.qapi.runtime.errors import GenericError
 from qemud.qom.device import Device, SysBusDevice
 from qemud.qom.machine import Machine
 from qemud.qom.properties import Provenance
@@ -101,11 +104,42 @@ class VirtMachine(
         self.firmware_items = {}
         self.ram: RamBlock | None = None
         self._boot: Boot | None = None
+        self.flash = [self._make_flash(bank) for bank in range(2)]
 
     @property
     def device_tree(self) -> bytes | None:
         """The blob that the guest was given."""
         return self._boot.device_tree if self._boot is not None else None
+
+    def _make_flash(self, bank: int) -> CfiPflash01:
+        name = f"virt.flash{bank}"
+        options = CfiPflash01Options(
+            name=name,
+            num_blocks=layout.FLASH.size // layout.FLASH_SECTOR,
+            sector_length=layout.FLASH_SECTOR,
+            width=4,
+            device_width=2,
+            id0=0x89,
+            id1=0x18,
+        )
+        return self.add_child(name, CfiPflash01(options, executable=bank == 0))
+
+    async def claim(self, services: Any) -> None:
+        """Take the drives of the banks of flash memory, from the options, or from `-drive if=pflash`."""
+        from qemud.block.drive import find_drive
+
+        for bank, flash in enumerate(self.flash):
+            given = self.options.pflash1 if bank else self.options.pflash0
+            drive = find_drive(services.block, "pflash", 0, bank)
+            if drive is not None and given:
+                raise GenericError("clashes with -machine")
+            flash.options.drive = drive.name if drive is not None else given
+            await flash.claim(services)
+
+    async def give_up(self) -> None:
+        """Give them back."""
+        for flash in self.flash:
+            await flash.give_up()
 
     def build(self) -> None:
         """Memory, harts, interrupt controllers, devices, and what is to be booted."""
@@ -119,6 +153,7 @@ class VirtMachine(
         self._add_plic()
         self._add_devices()
         self._add_fw_cfg()
+        self._add_flash()
         self._add_boot()
 
     def take_down(self) -> None:
@@ -249,8 +284,14 @@ class VirtMachine(
         for index, offset in enumerate((0, CTL_AT, DMA_AT)):
             fw_cfg.map(index, layout.FW_CFG.base + offset)
 
+    def _add_flash(self) -> None:
+        for bank, flash in enumerate(self.flash):
+            flash.bring_up(self.machine, self.sysbus)
+            flash.place(layout.FLASH.base + bank * layout.FLASH.size)
+
     def _add_boot(self) -> None:
-        self._boot = Boot(self.options, self.ram_size, self._device_tree)
+        flash = layout.FLASH.base if self.flash[0].has_drive else None
+        self._boot = Boot(self.options, self.ram_size, self._device_tree, flash=flash)
         firmware = None
         if self.options.firmware in {None, "default"}:
             firmware = self.add_child("sbi", Firmware(self.hart.vcpu, self.mtimer, self.uart))
