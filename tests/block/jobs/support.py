@@ -56,6 +56,11 @@ class Client:
             self._news.clear()
             await self._news.wait()
 
+    async def more(self) -> None:
+        """Wait until another event has come."""
+        self._news.clear()
+        await self._news.wait()
+
     async def status(self, job: str, status: str) -> None:
         """Wait until a job has that status."""
         await self.until("JOB_STATUS_CHANGE", id=job, status=status)
