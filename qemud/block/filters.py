@@ -84,13 +84,9 @@ class ThrottleNode(FilterNode, driver=BlockdevDriver.THROTTLE):
     _limiter: Limiter | None = None
 
     async def do_open(self) -> None:
-        """Join the group, which must be there."""
+        """Open the node below, and join the group, which must be there."""
+        await super().do_open()
         self._limiter = _join(self.options.throttle_group)
-        try:
-            await super().do_open()
-        except BaseException:
-            await self.do_close()
-            raise
 
     async def do_close(self) -> None:
         """Leave the group."""

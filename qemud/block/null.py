@@ -94,12 +94,13 @@ class NullCoNode(BlockNode, driver=BlockdevDriver.NULL_CO):
         return f"{self.driver.value}://"
 
     def open_options(self) -> dict[str, Any]:
-        """As in the base."""
-        return {
-            "driver": self.driver.value,
-            "read-zeroes": self.options.read_zeroes,
-            "size": self.options.size,
-        }
+        """As in the base, with what decides what is read."""
+        options: dict[str, Any] = {"driver": self.driver.value}
+        if self.options.read_zeroes:
+            options["read-zeroes"] = True
+        if self.options.size != _DEFAULT_SIZE:
+            options["size"] = self.options.size
+        return options
 
 
 _DEFAULT_SIZE = 1 << 30

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from qemud.qapi.runtime.errors import GenericError
 
@@ -128,6 +128,16 @@ class _Bucket:
         return 0
 
 
+class Owner(Protocol):
+    """The object that stands for a group: `qemud.block.objects.ThrottleGroup`."""
+
+    def hold(self) -> None:
+        """A member more."""
+
+    def release(self) -> None:
+        """A member less."""
+
+
 class Group:
     """See the module."""
 
@@ -135,6 +145,8 @@ class Group:
         self.name = name
         self.users = 0
         """Members, and the object that a client has made: the group is forgotten when there are none."""
+        self.owner: Owner | None = None
+        """That object; it is held by each member."""
         self.limits = Limits({})
         self._buckets = {name: _Bucket(self.limits, name) for name in BUCKETS}
         self._leaked = time.monotonic_ns()
@@ -228,12 +240,17 @@ class Limiter:
     def __init__(self, group: Group) -> None:
         self.group = group
         group.users += 1
+        self._owner = group.owner
+        if self._owner is not None:
+            self._owner.hold()
         self._suspended = 0
 
     def close(self) -> None:
         """Leave the group."""
         self.group.release(self)
         leave(self.group)
+        if self._owner is not None:
+            self._owner.release()
 
     async def wait(self, length: int, *, write: bool) -> None:
         """Until a request of so many bytes may begin."""

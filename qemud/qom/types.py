@@ -28,7 +28,16 @@ if TYPE_CHECKING:
     from qemud.qom.object import Object
     from qemud.qom.properties import Property
 
-ROOMS = ("qemud.qom", "qemud.machine", "qemud.net", "qemud.accel", "qemud.crypto", "qemud.chardev", "qemud.hw")
+ROOMS = (
+    "qemud.qom",
+    "qemud.machine",
+    "qemud.net",
+    "qemud.accel",
+    "qemud.crypto",
+    "qemud.chardev",
+    "qemud.block",
+    "qemud.hw",
+)
 """Packages with a `qom_types`; names only, so that no import goes up."""
 
 

@@ -137,6 +137,34 @@ LIMITS: list[Step] = [
     (THROTTLE, NONE),
 ]
 
+GROUP = {"qom-type": "throttle-group", "id": "tg"}
+GROUPS: list[Step] = [
+    (ADD, {"driver": "throttle", "node-name": "t", "throttle-group": "tg", "file": "nope"}),
+    ("object-add", {**GROUP, "limits": {"bps-total": 1, "bps-read": 1}}),
+    ("object-add", {**GROUP, "limits": {"bps-total": -1}}),
+    ("object-add", {**GROUP, "limits": {"bps-total": 1000}}),
+    ("object-add", {**GROUP, "limits": {"bps-total": 1000}}),
+    ("qom-get", {"path": "/objects/tg", "property": "limits"}),
+    ("qom-set", {"path": "/objects/tg", "property": "limits", "value": {"iops-read": 7, "iops-size": 512}}),
+    ("qom-set", {"path": "/objects/tg", "property": "limits", "value": {"bps-write": 7}}),
+    ("qom-get", {"path": "/objects/tg", "property": "limits"}),
+    (ADD, {"driver": "throttle", "node-name": "t", "throttle-group": "tg", "file": "nope"}),
+    (ADD, {"driver": "null-co", "node-name": "n", "read-zeroes": True}),
+    (ADD, {"driver": "throttle", "node-name": "t", "throttle-group": "tg", "file": "n"}),
+    (ADD, {"driver": "throttle", "node-name": "u", "throttle-group": "other", "file": "n"}),
+    (ADD, {"driver": "copy-on-read", "node-name": "c", "file": "t"}),
+    (ADD, {"driver": "copy-on-read", "node-name": "d", "file": "t", "bottom": "t"}),
+    (ADD, {"driver": "copy-on-read", "node-name": "d", "file": "t", "bottom": "nope"}),
+    ("query-named-block-nodes", {"flat": True}),
+    ("object-del", {"id": "tg"}),
+    (
+        "blockdev-reopen",
+        {"options": [{"driver": "throttle", "node-name": "t", "throttle-group": "x", "file": "n"}]},
+    ),
+    *[("blockdev-del", {"node-name": name}) for name in ("t", "c", "t")],
+    ("object-del", {"id": "tg"}),
+]
+
 MEDIA: list[Step] = [
     ("query-block", {}),
     ("query-blockstats", {}),
@@ -227,6 +255,7 @@ def images(folder: Path) -> None:
             ("-drive", "if=none,file=a.img,id=d0,format=raw", "-drive", "if=none,id=empty"),
             id="media",
         ),
+        pytest.param(GROUPS, (), id="groups"),
         pytest.param(
             LIMITS,
             (
