@@ -7,6 +7,7 @@ table, the classes and the schema to each other.
 from __future__ import annotations
 
 HANDLERS: dict[str, str] = {
+    "balloon": "qemud.hw.virtio.balloon_commands:BalloonHandlers",
     "block": "qemud.block.media:BlockHandlers",
     "block-changes": "qemud.block.jobs.change_commands:BlockChangesHandlers",
     "block-core": "qemud.block.commands:BlockCoreHandlers",

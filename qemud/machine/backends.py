@@ -62,6 +62,7 @@ class MappedBlock(RamBlock):
         self.fd = fd
         self._address = 0
         kind = mmap.MAP_SHARED if share else mmap.MAP_PRIVATE
+        self.shared = share
         self.plain = share and not offset
         try:
             self.mapping = mmap.mmap(fd, self.size, flags=kind, offset=offset)

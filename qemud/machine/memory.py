@@ -63,6 +63,8 @@ class RamBlock:
     `size` is in bytes and is rounded up to whole pages. Raises GenericError, with QEMU's text, when the host has not that much.
     """
 
+    shared = True
+    """Whether what is written to the block is written to its file."""
     plain = True
     """Whether byte n of the file is byte n of the block, and stays so."""
 
@@ -106,6 +108,13 @@ class RamBlock:
         while done < size and (count := os.preadv(fd, [self.view[offset + done : offset + size]], done)):
             done += count
         return done
+
+    def discard(self, offset: int, size: int) -> None:
+        """Give whole pages back to the host; they read as zeros from now on, or as what their file has where nobody else sees it.
+
+        What is mapped stays mapped: whoever has a view of the pages may use it, and gets new ones.  Raises OSError.
+        """
+        self.mapping.madvise(mmap.MADV_REMOVE if self.shared else mmap.MADV_DONTNEED, offset, size)
 
     def close(self) -> None:
         """Give the memory back. Nobody may use the block, its view or its address afterwards."""

@@ -8,7 +8,7 @@ The notation is QEMU's `args_type`: `name:letter` for each argument in its order
     F   the same, a file's name                    l   an expression, a number of 64 bits
     S   the rest of the line                       b   on or off
     O   options of a device, key=value,…           /   a format, as in /4xw
-    o   a size, in MiB without a suffix
+    o   a size, in MiB without a suffix            M   an expression, a number of MiB
     -f  the flag -f
 
 Source: QEMU 10.0, monitor/hmp.c, for the rules and the texts.
@@ -198,6 +198,15 @@ def _integer(words: Words, command: str, reading: Reading) -> int:
     return value
 
 
+def _mebibytes(words: Words, command: str, reading: Reading) -> int:
+    value = _long(words, command, reading)
+    if value < 0:
+        raise ArgumentError("enter a positive value")
+    # It is a number of 64 bits there, whose upper ones are lost.
+    value = (value << 20) & (2 * _INT64_MAX + 1)
+    return value - 2 * _INT64_MAX - 2 if value > _INT64_MAX else value
+
+
 def _size(words: Words, _command: str, _reading: Reading) -> int:
     start = words.position
     while words.here and words.here not in SPACE:
@@ -257,6 +266,7 @@ _READERS: dict[str, Callable[[Words, str, Reading], Any]] = {
     "O": _options,
     "l": _long,
     "i": _integer,
+    "M": _mebibytes,
     "o": _size,
     "b": _switch,
     "/": _format,

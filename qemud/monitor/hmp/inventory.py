@@ -34,6 +34,16 @@ async def _text(shell: Shell, command: str) -> None:
     shell.print((await shell.qmp(command))["human-readable-text"])
 
 
+async def balloon(shell: Shell, arguments: dict[str, Any]) -> None:
+    """`balloon`."""
+    await shell.qmp("balloon", {"value": arguments["value"]})
+
+
+async def balloon_info(shell: Shell, _arguments: dict[str, Any]) -> None:
+    """`info balloon`."""
+    shell.print(f"balloon: actual={(await shell.qmp('query-balloon'))['actual'] >> 20}\n")
+
+
 async def irq(shell: Shell, _arguments: dict[str, Any]) -> None:
     """`info irq`."""
     await _text(shell, "x-query-irq")

@@ -44,6 +44,7 @@ def _rows(*commands: Command) -> dict[str, Command]:
 
 
 INFO = _rows(
+    Command("balloon", "query-balloon", "inventory:balloon_info"),
     Command("block", "query-block", "block:info", "nodes:-n,verbose:-v,device:s?", "[-n] [-v] [device]"),
     Command("blockstats", "query-blockstats", "block:stats"),
     Command("chardev", "query-chardev", "info:chardev"),
@@ -90,6 +91,7 @@ COMMANDS = _rows(
         "interfaces:s?,id:s?",
         "[interfaces] [id]",
     ),
+    Command("balloon", "balloon", "inventory:balloon", "value:M", "target"),
     Command("block_resize", "block_resize", "block:resize", "device:s,size:o", "device size"),
     Command(
         "change",
