@@ -1,0 +1,76 @@
+"""The emulator is killed while Linux writes to a qcow2 image: the image has no errors, and what was flushed is there.
+
+``QEMUD_POWER_CUTS`` in the environment is how often; each time takes a boot of Linux.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.guests.disk import COMPILER, place
+from tests.system.debian import check_image, drive, small, to_raw
+from tests.system.linux import run, shell
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Starter
+
+pytestmark = [pytest.mark.system, pytest.mark.needs(COMPILER)]
+
+CUTS = int(os.environ.get("QEMUD_POWER_CUTS", "4"))
+SIZE = 64 << 20
+BLOCK = 4096
+EVERY = 20
+"""Writes between flushes."""
+
+
+@pytest.mark.parametrize("seed", range(CUTS))
+def test_killed_while_linux_writes(daemon: Starter, tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    image = tmp_path / "disk.qcow2"
+    options = f"cluster_size={rng.choice((4096, 16384, 65536))},lazy_refcounts={rng.choice(('on', 'off'))}"
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, str(image), str(SIZE)], check=True
+    )
+    program = daemon(
+        *small(*drive(image, "qcow2", "disk"), "-device", "virtio-blk-device,drive=disk"), serial=True
+    )
+    shell(program)
+    run(program, "drivers")
+    program.serial.send(f"diskload journal /dev/vda {BLOCK} 1000000 {EVERY}\r".encode())
+    flushed = EVERY * rng.randrange(1, 40)
+    program.serial.expect(f"FLUSHED {flushed}\r\n")
+    time.sleep(rng.random() / 20)
+    program.kill()
+    # It may have been further than that.
+    while program.serial.fill(time.monotonic() + 60):
+        pass
+    flushed = max(int(number) for number in re.findall(rb"FLUSHED (\d+)\r\n", program.serial.log))
+
+    # An image with lazy reference counts is repaired when it is opened for writing next.
+    if "lazy_refcounts=on" in options:
+        subprocess.run(["qemu-img", "check", "-q", "-r", "all", str(image)], capture_output=True, check=False)
+    check_image(image)
+    holds(to_raw(image).read_bytes(), flushed)
+
+
+def holds(disk: bytes, flushed: int) -> None:
+    """Each block has what was written there last before the flush, or something newer that belongs there, and all of that."""
+    blocks = SIZE // BLOCK
+    last = {place(number, blocks): number for number in range(1, flushed + 1)}
+    for block in range(blocks):
+        data = disk[block * BLOCK : (block + 1) * BLOCK]
+        number = int.from_bytes(data[:8], "little")
+        assert data == number.to_bytes(8, "little") * (BLOCK // 8), f"block {block} is of several writes"
+        assert number >= last.get(block, 0), (
+            f"block {block} has write {number}, and {last[block]} was flushed"
+        )
+        assert number == 0 or place(number, blocks) == block, f"block {block} has a write for elsewhere"
