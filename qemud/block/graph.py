@@ -50,6 +50,8 @@ class Graph:
         """What the machine has by that id or path: `device`, `object` or nothing; set by who makes the graph."""
         self.jobs: Any = None
         """Background jobs, made when the first begins; see `qemud.block.jobs`."""
+        self.exports: Any = None
+        """Nodes for others to use, made when the first is; see `qemud.block.nbd.exports`."""
         self._reserved: set[str] = set()
         self._numbers = itertools.count()
 
@@ -57,6 +59,8 @@ class Graph:
         """The process ends: write everything back, and let go of it."""
         if self.jobs is not None:
             await self.jobs.close()
+        if self.exports is not None:
+            await self.exports.close()
         for backend in list(self.backends):
             await backend.close()
         for node in list(self.nodes.values()):

@@ -116,16 +116,21 @@ class Protection:
 
     async def establish(self, sock: socket.socket, hostname: str | None) -> TlsStream:
         """Shake hands on a non-blocking socket, which stays the caller's, and see who it is.  GenericError."""
+        return TlsStream(sock, await self.open_session(sock, hostname))
+
+    async def open_session(self, sock: socket.socket, hostname: str | None) -> TlsSession:
+        """The same, for who does the rest without a `TlsStream`."""
         session = self._credentials.session(hostname)
         await shake_hands(sock, session)
-        stream = TlsStream(sock, session)
         if self._authz is not None and hostname is None:
             try:
                 await authorize(self._objects(), self._authz, session.peer_name())
             except GenericError:
-                stream.say_goodbye()
+                session.close()
+                with suppress(OSError):
+                    sock.send(session.take_output())
                 raise
-        return stream
+        return session
 
 
 def describe_trouble(error: OSError) -> str | None:
