@@ -16,7 +16,7 @@ import asyncio
 import errno
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qemud.block.qcow2 import layout
 from qemud.block.qcow2.header import FIRST_PART, Header
@@ -26,7 +26,7 @@ from qemud.block.qcow2.refcounts import Refcounts
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from qemud.block.node import BlockNode
     from qemud.block.qcow2.bitmaps import StoredBitmap
@@ -256,18 +256,25 @@ class Image:
             data_first, self.data_first = self.data_first, False
             done = 0
             try:
-                for index, _, data in packed:
-                    await self._write(refcounts.table[index] & REFTABLE_OFFSET, data, REFCOUNT_BLOCK)
+                await together(
+                    [
+                        self._write(refcounts.table[index] & REFTABLE_OFFSET, data, REFCOUNT_BLOCK)
+                        for index, _, data in packed
+                    ]
+                )
                 if packed and (entries or refcounts.new_table):
                     await self.flush_file()
                 await self._write_reftable(entries)
                 if (parts or l1) and (data_first or ((packed or entries) and with_counts)):
                     await self.flush_file()
                 done = 1
-                for number, _, part in parts:
-                    if part is not None and mapping.table_offset(number):
-                        start, data = part
-                        await self._write(mapping.piece_offset(number) + start, data, ACTIVE_L2)
+                await together(
+                    [
+                        self._write(mapping.piece_offset(number) + part[0], part[1], ACTIVE_L2)
+                        for number, _, part in parts
+                        if part is not None and mapping.table_offset(number)
+                    ]
+                )
                 if l1:
                     # New L2 tables have also been written where they were made.
                     await self.flush_file()
@@ -464,6 +471,16 @@ class Image:
 
     read_only = False
     """Whether the node may not write."""
+
+
+async def together(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Do several things at the same time; when one fails, still wait for the others, then raise its error."""
+    if len(work) == 1:
+        await work[0]
+    elif work:
+        for error in await asyncio.gather(*work, return_exceptions=True):
+            if error is not None:
+                raise error
 
 
 async def _read(file: BlockNode, offset: int, into: bytearray, trouble: str) -> None:
