@@ -199,14 +199,18 @@ class BlockBackend:
 
     @property
     def device_id(self) -> str:
-        """The device that has it, by its id or else its path; empty when none has."""
+        """The device that has it, by its id or else its path; empty when none has.
+
+        A device may want to be known by another path (`client_path`).
+        """
         device = self.device
-        return "" if device is None else device.id or device.path
+        return "" if device is None else getattr(device, "client_path", "") or device.id or device.path
 
     @property
     def device_path(self) -> str:
         """The device that has it, by its path; empty when none has."""
-        return "" if self.device is None else self.device.path
+        device = self.device
+        return "" if device is None else getattr(device, "client_path", "") or device.path
 
     def remember_root(self) -> None:
         """Keep how the medium was open, for the next one."""

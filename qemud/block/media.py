@@ -37,7 +37,8 @@ def find_backend(graph: Graph, device: str | None, device_id: str | None) -> Blo
             raise DeviceNotFound(f"Device '{device}' not found")
         return found
     for backend in graph.backends:
-        if backend.device is not None and device_id in {backend.device.id, backend.device.path}:
+        owner = backend.device
+        if owner is not None and device_id in {owner.id, owner.path, backend.device_path}:
             return backend
     match graph.kind_of(device_id or ""):
         case "device":

@@ -6,6 +6,8 @@ import hashlib
 import itertools
 import os
 import random
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -153,7 +155,7 @@ def test_slots_take_one_device_and_no_hot_plug(daemon: Starter, tmp_path: Path) 
         *("-blockdev", f"driver=file,node-name=f0,filename={path}"),
         *(
             "-blockdev",
-            "driver=null-co,node-name=n0,size=1M",
+            "driver=null-co,node-name=n0,size=1048576",
             "-device",
             "virtio-blk-device,drive=n0,bootindex=1",
         ),
@@ -166,6 +168,52 @@ def test_slots_take_one_device_and_no_hot_plug(daemon: Starter, tmp_path: Path) 
             program.qmp.command("device_add", driver="virtio-blk-device", drive="f0", bus=bus)
     with pytest.raises(QmpError, match=r"^Bus 'virtio-mmio-bus.3' does not support hotplugging$"):
         program.qmp.command("device_del", id="rng0")
+
+
+NULL = ("-blockdev", "driver=null-co,node-name=n0", "-blockdev", "driver=null-co,node-name=n1")
+
+
+@pytest.mark.differential
+@pytest.mark.parametrize(
+    "options",
+    [
+        "virtio-blk-device,drive=n0,bootindex=1 -device virtio-blk-device,drive=n1,bootindex=1",
+        "virtio-blk-device,drive=n0 -device virtio-blk-device,drive=n0",
+        "virtio-blk-device,drive=zz",
+        "virtio-blk-device,drive=n0,iothread=zz",
+        "virtio-blk-device,drive=n0,bus=virtio-mmio-bus.9",
+        "virtio-blk-device,drive=n0,packed=maybe",
+        "virtio-blk-device",
+        "virtio-rng-device,rng=zz",
+        "virtio-rng-device,period=0",
+        "virtio-rng-device" + " -device virtio-rng-device" * 8,
+    ],
+)
+def test_what_is_refused_is_refused_in_qemus_words(options: str) -> None:
+    said = []
+    for program in ([sys.executable, "-m", "qemud"], ["qemu-system-riscv64"]):
+        done = subprocess.run(
+            [*program, "-machine", "virt", "-display", "none", *NULL, "-device", *options.split()],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 1
+        said.append(done.stderr.partition(": ")[2])
+    assert said[0] == said[1]
+
+
+def test_a_disk_in_a_slot_is_found_as_libvirt_looks_for_it(daemon: Starter, tmp_path: Path) -> None:
+    path, _ = disk(tmp_path, "disk", MIB)
+    program = daemon("-machine", "virt", "-display", "none", "-S", *drive(path, "hd0"))
+    behind = "/machine/peripheral/disk-hd0/virtio-backend"
+    [info] = program.qmp.command("query-block")
+    [stats] = program.qmp.command("query-blockstats")
+    assert info["qdev"] == stats["qdev"] == behind
+    for name in (behind, "/machine/peripheral/disk-hd0", "disk-hd0"):
+        with pytest.raises(QmpError, match="is not removable"):
+            program.qmp.command("eject", id=name)
 
 
 LOOK = (

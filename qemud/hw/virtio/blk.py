@@ -127,6 +127,15 @@ class VirtioBlk(
         self._queue_count = 1
         self._restored: list[VirtioBlkRequest] = []
 
+    @property
+    def client_path(self) -> str:
+        """What clients call the disk: as they find it behind PCI, where the user's device has it as a child.
+
+        libvirt looks for every virtio disk there, and in QEMU finds none that is in a slot.
+        """
+        in_slot = self.id is not None and self.bus is not None and self.bus.is_a("virtio-mmio-bus")
+        return f"{self.path}/virtio-backend" if in_slot else ""
+
     # Life.
 
     async def claim(self, services: Any) -> None:
