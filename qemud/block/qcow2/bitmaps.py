@@ -251,6 +251,7 @@ async def store_bitmaps(node: Qcow2Node) -> None:
 
 async def remove_bitmap(node: Qcow2Node, name: str) -> None:
     """Remove a bitmap from the image, if it is there.  OSError."""
+    await node.check_writable_now()
     image = node.image
     found = next((each for each in image.bitmaps if each.name == name), None)
     if found is None:
