@@ -46,6 +46,7 @@ def _rows(*commands: Command) -> dict[str, Command]:
 INFO = _rows(
     Command("balloon", "query-balloon", "inventory:balloon_info"),
     Command("block", "query-block", "block:info", "nodes:-n,verbose:-v,device:s?", "[-n] [-v] [device]"),
+    Command("block-jobs", "query-block-jobs", "jobs:info"),
     Command("blockstats", "query-blockstats", "block:stats"),
     Command("chardev", "query-chardev", "info:chardev"),
     Command("cpus", "query-cpus-fast", "info:cpus"),
@@ -92,7 +93,17 @@ COMMANDS = _rows(
         "[interfaces] [id]",
     ),
     Command("balloon", "balloon", "inventory:balloon", "value:M", "target"),
+    Command("block_job_cancel", "block-job-cancel", "jobs:cancel", "force:-f,device:s", "[-f] device"),
+    Command("block_job_complete", "block-job-complete", "jobs:complete", "device:s", "device"),
+    Command("block_job_pause", "block-job-pause", "jobs:pause", "device:s", "device"),
+    Command("block_job_resume", "block-job-resume", "jobs:resume", "device:s", "device"),
+    Command(
+        "block_job_set_speed", "block-job-set-speed", "jobs:set_speed", "device:s,speed:o", "device speed"
+    ),
     Command("block_resize", "block_resize", "block:resize", "device:s,size:o", "device size"),
+    Command(
+        "block_stream", "block-stream", "jobs:stream", "device:s,speed:o?,base:s?", "device [speed [base]]"
+    ),
     Command(
         "change",
         "blockdev-change-medium",
@@ -109,6 +120,20 @@ COMMANDS = _rows(
     Command("cpu", "query-cpus-fast", "machine:cpu", "index:i", "index"),
     Command("device_add", "device_add", "objects:device_add", "device:O", "driver[,prop=value][,...]"),
     Command("device_del", "device_del", "objects:device_del", "id:s", "device"),
+    Command(
+        "drive_backup",
+        "drive-backup",
+        "jobs:backup",
+        "reuse:-n,full:-f,compress:-c,device:s,target:s,format:s?",
+        "[-n] [-f] [-c] device target [format]",
+    ),
+    Command(
+        "drive_mirror",
+        "drive-mirror",
+        "jobs:mirror",
+        "reuse:-n,full:-f,device:s,target:s,format:s?",
+        "[-n] [-f] device target [format]",
+    ),
     Command("dumpdtb", "dumpdtb", "machine:dumpdtb", "filename:F", "filename"),
     Command("eject", "eject", "block:eject", "force:-f,device:s", "[-f] device"),
     Command("exit_preconfig", "x-exit-preconfig", "machine:exit_preconfig"),
@@ -165,6 +190,27 @@ COMMANDS = _rows(
     Command("ringbuf_read", "ringbuf-read", "chardevs:ringbuf_read", "device:s,size:i", "device size"),
     Command("ringbuf_write", "ringbuf-write", "chardevs:ringbuf_write", "device:s,data:s", "device data"),
     Command("set_link", "set_link", "networks:set_link", "name:s,up:b", "name on|off"),
+    Command(
+        "snapshot_blkdev",
+        "blockdev-snapshot-sync",
+        "jobs:snapshot",
+        "reuse:-n,device:s,snapshot-file:s?,format:s?",
+        "[-n] device [new-image-file] [format]",
+    ),
+    Command(
+        "snapshot_blkdev_internal",
+        "blockdev-snapshot-internal-sync",
+        "jobs:snapshot_internal",
+        "device:s,name:s",
+        "device name",
+    ),
+    Command(
+        "snapshot_delete_blkdev_internal",
+        "blockdev-snapshot-delete-internal-sync",
+        "jobs:delete_internal",
+        "device:s,name:s,id:s?",
+        "device name [id]",
+    ),
     Command("stop", "stop", "machine:stop", alias="s"),
     Command("sum", "x-read-memory", "memory:sum_", "start:i,size:i", "addr size"),
     Command("system_powerdown", "system_powerdown", "machine:system_powerdown"),
