@@ -56,7 +56,7 @@ def test_objects() -> None:
         "  authz-list\n  authz-list-file\n  authz-simple\n"
         "  filter-buffer\n  filter-dump\n  filter-mirror\n  filter-redirector\n"
         "  iothread\n  memory-backend-file\n  memory-backend-memfd\n  memory-backend-ram\n"
-        "  rng-builtin\n  rng-random\n  secret\n"
+        "  rng-builtin\n  rng-random\n  secret\n  throttle-group\n"
         "  tls-creds-psk\n  tls-creds-x509\n"
     )
     told = object_help("memory-backend-ram,help")
