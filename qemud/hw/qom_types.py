@@ -74,9 +74,10 @@ TYPES: tuple[TypeEntry, ...] = (
         links=(("rng", "rng-backend"),),
         user_creatable=True,
     ),
+    TypeEntry("virtio-scsi-common", "virtio-device", "qemud.hw.virtio.scsi:VirtioScsiCommon", abstract=True),
     TypeEntry(
         "virtio-scsi-device",
-        "virtio-device",
+        "virtio-scsi-common",
         "qemud.hw.virtio.scsi:VirtioScsi",
         options="VirtioScsiOptions",
         links=(("iothread", "iothread"),),
@@ -90,9 +91,7 @@ TYPES: tuple[TypeEntry, ...] = (
         user_creatable=True,
     ),
     TypeEntry("virtio-serial-bus", "bus", "qemud.hw.virtio.serial_port:VirtioSerialBus"),
-    TypeEntry(
-        "virtio-serial-port", "device", "qemud.hw.virtio.serial_port:VirtioSerialPort", abstract=True
-    ),
+    TypeEntry("virtio-serial-port", "device", "qemud.hw.virtio.serial_port:VirtioSerialPort", abstract=True),
     TypeEntry(
         "virtserialport",
         "virtio-serial-port",

@@ -37,6 +37,7 @@ OURS = {
 }
 OTHER_TYPES = {
     "busnr": "busnr",  # a type of its own there
+    "guest-stats": "guest statistics",  # a structure
     "host-nodes": "int",  # an array of them, in truth
     "insert": "string",  # one of two
     "rules": "QAuthZListRule",  # likewise

@@ -133,8 +133,12 @@ class ScsiCommand(Request):
         self._adapter.give_back(self.queue, self.element, self._response, content, size)
 
 
+class VirtioScsiCommon(VirtioDevice, type_name="virtio-scsi-common", abstract=True):
+    """Any SCSI host adapter, wherever its targets are."""
+
+
 class VirtioScsi(
-    VirtioDevice,
+    VirtioScsiCommon,
     type_name="virtio-scsi-device",
     options=VirtioScsiOptions,
     state=VirtioScsiState,

@@ -142,7 +142,9 @@ class VirtSerialPort(
             if self.is_console and 0 not in serial.ports:
                 wanted = 0
             else:
-                wanted = next((n for n in range(1, most) if n not in serial.ports), ANY)
+                # There they are counted in words of 32 bits, so that which of the two errors comes depends on that.
+                places = range(1, -(-most // 32) * 32)
+                wanted = next((n for n in places if n not in serial.ports), ANY)
                 if wanted == ANY:
                     raise GenericError("virtio-serial-bus: Maximum port limit for this device reached")
         if wanted >= most:

@@ -271,7 +271,7 @@ def test_as_many_as_there_are(tmp_path: Path) -> None:
         async with ConsoleRig(tmp_path) as rig:
             for _ in range(PORTS - 1):
                 await rig.add("virtserialport")
-            with pytest.raises(GenericError, match="Maximum port limit for this device reached"):
+            with pytest.raises(GenericError, match="Out-of-range port id specified"):
                 await rig.add("virtserialport")
             assert (await rig.add("virtconsole")).number == 0
 
