@@ -29,8 +29,8 @@ def sample(program: str) -> dict[str, float]:
         running.serial.command("drivers", prompt=PROMPT)
         running.serial.command("dhcp", prompt=PROMPT)
         return {
-            "send": through(running, f"head -c {SIZE} /dev/zero | nc 10.0.2.2 PORT", _take),
-            "receive": through(running, "nc 10.0.2.2 PORT </dev/null >/dev/null", _give),
+            "send": through(running, f"netload send PORT {SIZE // MIB}", _take),
+            "receive": through(running, f"netload receive PORT {SIZE // MIB}", _give),
         }
 
 

@@ -36,7 +36,7 @@ BOOT_MODULES = ("virtio_mmio", "virtio_blk", "virtio_scsi", "sd_mod", "crc32c_ge
 """Those that reach the root file system."""
 
 ROOT_SHELL = Path(__file__).with_name("root.sh")
-LOAD = Path(__file__).with_name("diskload.c")
+LOADS = tuple(Path(__file__).with_name(name) for name in ("diskload.c", "netload.c"))
 COMPILER = "riscv64-linux-gnu-gcc"
 LOGIN = "qemud login: "
 NEEDS = ("mmdebstrap", "arch-test", str(namespace.RULES), "/sbin/mke2fs", "qemu-img")
@@ -101,7 +101,7 @@ def debian() -> Debian:
 def shell() -> Guest:
     """A busybox shell at `qemud.demo.debian.PROMPT`.
 
-    ``drivers`` loads all drivers, ``dhcp`` asks for an address on eth0, ``diskload`` is a disk's load (see its source).
+    ``drivers`` loads all drivers, ``dhcp`` asks for an address on eth0, ``diskload`` and ``netload`` are loads (see their sources).
     """
     folder = _folder()
     with locked(folder):
@@ -110,7 +110,7 @@ def shell() -> Guest:
         extra = {f"root/{path.name}": path.read_bytes() for path in order}
         extra["root/order"] = "".join(f"{path.name}\n" for path in order).encode()
         extra["bin/drivers"] = _DRIVERS.encode()
-        extra["bin/diskload"] = _compiled(folder, LOAD).read_bytes()
+        extra |= {f"bin/{source.stem}": _compiled(folder, source).read_bytes() for source in LOADS}
         extra["root/lease"] = _LEASE.encode()
         extra["bin/dhcp"] = b"#!/bin/sh\nip link set eth0 up\nudhcpc -q -f -n -i eth0 -s /root/lease\n"
         initrd = _keep(folder / "initrd-shell.cpio.gz", initramfs(busybox.read_bytes(), extra))
