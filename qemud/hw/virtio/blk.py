@@ -123,7 +123,7 @@ class VirtioBlk(
         self.flying: dict[Request, None] = {}
         """Requests that the block layer has not done at once."""
         self._batching = False
-        self._sector_mask = 0
+        self._sector_mask = self._sectors = 0
         self._queue_count = 1
         self._restored: list[VirtioBlkRequest] = []
 
@@ -182,6 +182,7 @@ class VirtioBlk(
         """Make the queues."""
         self.disk = self.drive.disk
         self._sector_mask = self.drive.logical // SECTOR - 1
+        self._sectors = self.disk.size // SECTOR
         self.queue_sizes = (self.options.queue_size,) * self._queue_count
         self._retry = self.machine.clock.timer(self._begin_restored)
         super().realize()
@@ -283,6 +284,7 @@ class VirtioBlk(
 
     def _tell_size(self) -> None:
         if self.realized:
+            self._sectors = self.disk.size // SECTOR
             self.config_changed()
 
     # Requests.
@@ -437,7 +439,7 @@ class VirtioBlk(
             count <= MAX_SECTORS
             and not sector & self._sector_mask
             and not length % self.drive.logical
-            and sector + count <= self.disk.size // SECTOR
+            and sector + count <= self._sectors
         )
 
     def _take(self, pieces: list[Segment], count: int) -> tuple[bytes, list[Segment]]:

@@ -126,8 +126,12 @@ class PackedRing:
 
     def push(self, element: Element, written: int) -> None:
         """See `VirtQueue.push`."""
+        if element.ring is not self:
+            return
         queue = self._queue
         at = queue.used_index
+        # All pieces together may be more than the ring can say.
+        written = min(written, 0xFFFF_FFFF)
         _USED.pack_into(self._desc, (at << 4) + 8, written, element.index)
         flags = _OWN if queue.used_wrap else 0
         self._desc16[at * 8 + 7] = flags | DESC_WRITE if written else flags

@@ -88,10 +88,18 @@ class Ring(Protocol):
         """Give the last one back."""
 
     def push(self, element: Element, written: int) -> None:
-        """Give a used buffer to the driver."""
+        """Give a used buffer to the driver, unless it came from another ring."""
 
     def wants_interrupt(self) -> bool:
         """Whether the driver is to be told of what was pushed since it was last told."""
+
+
+def _nothing() -> None:
+    """What is popped from a queue without rings."""
+
+
+def _nowhere(_element: Element, _written: int) -> None:
+    """Where a request goes whose queue has no rings any more."""
 
 
 class VirtQueue:
@@ -116,7 +124,7 @@ class VirtQueue:
 
     def reset(self) -> None:
         """As after power-on."""
-        self._ring = None
+        self.unmap()
         self.size = self.maximum
         self.ready = False
         self.desc = self.avail = self.used = 0
@@ -131,21 +139,16 @@ class VirtQueue:
 
     # For the device.
 
-    def pop(self) -> Element | None:
-        """The next request, or None.  Raises QueueError."""
-        ring = self._ring
-        return ring.pop() if ring is not None else None
+    pop: Callable[[], Element | None]
+    """The next request, or None.  Raises QueueError."""
+
+    push: Callable[[Element, int], None]
+    """Give a request back, so many bytes of whose buffers have been written."""
 
     def unpop(self, element: Element) -> None:
         """Put the request that was popped last back: `pop` will return it again."""
         if element.ring is self._ring:
             element.ring.unpop(element)
-
-    def push(self, element: Element, written: int) -> None:
-        """Give a request back, `written` bytes of whose buffers have been written."""
-        if element.ring is self._ring:
-            # All pieces together may be more than the ring can say.
-            element.ring.push(element, min(written, 0xFFFF_FFFF))
 
     def drop(self, element: Element) -> None:
         """Forget a request without giving it back, as a broken device does."""
@@ -173,7 +176,7 @@ class VirtQueue:
     def disable(self) -> None:
         """Look at the rings no more; what is under way is not given back."""
         self.ready = False
-        self._ring = None
+        self.unmap()
 
     def place_legacy(self, address: int, features: int) -> None:
         """Lay out the legacy ring from `address` on, as `size` and `align` are, and begin.  Raises QueueError."""
@@ -192,18 +195,21 @@ class VirtQueue:
     def unmap(self) -> None:
         """Let go of the rings."""
         self._ring = None
+        self.pop, self.push = _nothing, _nowhere
 
     def _map(self) -> None:
-        self._ring = None
+        self.unmap()
         # Imported here because they need what is above.
         if self.features & FEATURE_RING_PACKED:
             from qemud.hw.virtio.packed import PackedRing
 
-            self._ring = PackedRing(self)
+            ring: Ring = PackedRing(self)
         else:
             from qemud.hw.virtio.split import SplitRing
 
-            self._ring = SplitRing(self)
+            ring = SplitRing(self)
+        self._ring = ring
+        self.pop, self.push = ring.pop, ring.push
 
     def view(self, address: int, size: int, what: str) -> memoryview:
         """A part of the ring in place.  Raises QueueError."""
@@ -234,7 +240,7 @@ class VirtQueue:
 
     def load(self, state: VirtQueueState, features: int) -> None:
         """Take on a saved state.  Raises QueueError where its rings are not in RAM."""
-        self._ring = None
+        self.unmap()
         self.features = features
         self.size = state.size
         self.ready = state.ready

@@ -102,8 +102,12 @@ class SplitRing:
 
     def push(self, element: Element, written: int) -> None:
         """See `VirtQueue.push`."""
+        if element.ring is not self:
+            return
         queue = self._queue
         index = queue.used_index
+        # All pieces together may be more than the ring can say.
+        written = min(written, 0xFFFF_FFFF)
         _USED.pack_into(self._used, 4 + 8 * (index % self._size), element.index, written)
         queue.used_index = index = (index + 1) & 0xFFFF
         self._used16[1] = index
