@@ -22,6 +22,7 @@ from qemud.block.stats import READ, WRITE
 from qemud.hw.block.drive import MAX_SECTORS, SECTOR, Drive
 from qemud.hw.virtio.device import STATUS_DRIVER_OK, VirtioDevice
 from qemud.hw.virtio.queue import FEATURE_ANY_LAYOUT, MAX_SIZE, QueueError
+from qemud.logs import trace, traced
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
@@ -312,6 +313,8 @@ class VirtioBlk(
 
     def finish(self, request: Request, status: bytes) -> None:
         """Give a request back to the driver."""
+        if "virtio_blk_req_complete" in traced:
+            trace("virtio_blk_req_complete", device=self.path, status=status[0])
         self.dma.write(request.status, status)
         request.queue.push(request.element, request.size)
         if not self._batching:
@@ -346,6 +349,10 @@ class VirtioBlk(
     def _transfer(self, request: Request, sector: int, data: list[Segment], *, write: bool) -> int:
         """Read or write."""
         length = sum([piece[1] for piece in data])
+        if write and "virtio_blk_handle_write" in traced:
+            trace("virtio_blk_handle_write", device=self.path, sector=sector, size=length)
+        if not write and "virtio_blk_handle_read" in traced:
+            trace("virtio_blk_handle_read", device=self.path, sector=sector, size=length)
         if not self._is_inside(sector, length):
             self.disk.invalid(WRITE if write else READ)
             self.finish(request, STATUS_IOERR)

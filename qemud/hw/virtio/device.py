@@ -42,7 +42,7 @@ from qemud.hw.virtio.queue import (
     VirtQueue,
     check_state,
 )
-from qemud.logs import guest_error
+from qemud.logs import guest_error, trace, traced
 from qemud.machine.memory import MemoryFault
 from qemud.qapi.runtime.errors import GenericError
 from qemud.qom.device import Bus, Device
@@ -207,8 +207,7 @@ class VirtioDevice(
         dma = self.machine.dma
         self.dma = dma.owner(self.path or self.type_name)
         self.queues = [
-            VirtQueue(index, size, self.dma, transport.queue_interrupt)
-            for index, size in enumerate(self.queue_sizes)
+            VirtQueue(index, size, self.dma, self._interrupt) for index, size in enumerate(self.queue_sizes)
         ]
         self.host_features = self.offer(modern=transport.modern)
         dma.on_ram_removed.append(self._remap)
@@ -229,6 +228,11 @@ class VirtioDevice(
     def reset_enter(self) -> None:
         """The state after power-on."""
         self.reset()
+
+    def _interrupt(self, index: int) -> None:
+        if "virtio_notify" in traced:
+            trace("virtio_notify", device=self.path, queue=index)
+        self.transport.queue_interrupt(index)
 
     def _remap(self) -> None:
         """RAM has gone away; perhaps it was where the rings were."""
@@ -252,12 +256,16 @@ class VirtioDevice(
 
     def driver_status(self, status: int) -> None:
         """The driver writes its status; 0 is for `reset`."""
+        if "virtio_set_status" in traced:
+            trace("virtio_set_status", device=self.path, status=status)
         state = self.state
         state.status = status & 0xFF | (STATUS_NEEDS_RESET if state.status & STATUS_NEEDS_RESET else 0)
         self.set_status(state.status)
 
     def driver_notify(self, index: int) -> None:
         """The driver says that there is something in a queue."""
+        if "virtio_queue_notify" in traced:
+            trace("virtio_queue_notify", device=self.path, queue=index)
         if index < len(self.queues) and self.queues[index].ready:
             self.serve(index)
 
@@ -278,6 +286,8 @@ class VirtioDevice(
 
     def reset(self) -> None:
         """The driver, or the machine, resets the device.  The driver waits until nobody writes into its buffers."""
+        if "virtio_set_status" in traced:
+            trace("virtio_set_status", device=self.path, status=0)
         self.dma.retire()
         self.reset_device()
         state = self.state

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qemud.debug.trace import NAMES
 from qemud.hw.virtio.mmio import Reg
 from qemud.qapi.runtime.errors import GenericError
 from tests.hw.virtio.rig import IOERR, OK, UNSUPP, Rig
@@ -329,3 +330,33 @@ def test_state_by_value(tmp_path: Path) -> None:
             assert (await rig.request(READ, 3, room=[512])) == (OK, CONTENT[3 * 512 : 4 * 512])
 
     run(main())
+
+
+def test_trace_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, dict[str, object]]] = []
+    for module in ("device", "blk"):
+        monkeypatch.setattr(f"qemud.hw.virtio.{module}.traced", {name for name in NAMES if "virtio" in name})
+        monkeypatch.setattr(
+            f"qemud.hw.virtio.{module}.trace", lambda event, **fields: told.append((event, fields))
+        )
+
+    async def main() -> None:
+        async with Rig(tmp_path / "disk", CONTENT) as rig:
+            await rig.start()
+            told.clear()
+            assert (await rig.request(READ, 8, room=[4096]))[0] == OK
+            assert (await rig.request(WRITE, 8, data=[b"x" * 4096]))[0] == OK
+            await rig.call(rig.driver.set, Reg.STATUS, 0)
+
+    run(main())
+    disk = {"device": "/disk"}
+    assert [entry for entry in told if entry[0] != "virtio_notify"] == [
+        ("virtio_queue_notify", disk | {"queue": 0}),
+        ("virtio_blk_handle_read", disk | {"sector": 8, "size": 4096}),
+        ("virtio_blk_req_complete", disk | {"status": 0}),
+        ("virtio_queue_notify", disk | {"queue": 0}),
+        ("virtio_blk_handle_write", disk | {"sector": 8, "size": 4096}),
+        ("virtio_blk_req_complete", disk | {"status": 0}),
+        ("virtio_set_status", disk | {"status": 0}),
+    ]
+    assert ("virtio_notify", disk | {"queue": 0}) in told
