@@ -21,7 +21,7 @@ from qemud._generated.types.virtio import VirtioBlkOptions, VirtioBlkRequest, Vi
 from qemud.block.stats import READ, WRITE
 from qemud.hw.block.drive import MAX_SECTORS, SECTOR, Drive
 from qemud.hw.virtio.device import STATUS_DRIVER_OK, VirtioDevice
-from qemud.hw.virtio.queue import FEATURE_ANY_LAYOUT, MAX_SIZE, QueueError
+from qemud.hw.virtio.queue import FEATURE_ANY_LAYOUT, MAX_SIZE, QueueError, check_element
 from qemud.logs import trace, traced
 from qemud.qapi.runtime.errors import GenericError
 
@@ -476,6 +476,7 @@ class VirtioBlk(
         for request in state.requests:
             if request.queue >= self._queue_count:
                 raise GenericError(f"a request is of queue {request.queue}, there are {self._queue_count}")
+            check_element(request.element, state.queues[request.queue])
 
     def after_load(self) -> None:
         """Requests that wait are tried again when the machine runs."""

@@ -331,7 +331,7 @@ class VirtioDevice(
         if unknown := state.features & ~self.host_features:
             raise GenericError(f"the driver uses features {unknown:#x}, which are not offered here")
         for queue in state.queues:
-            if problem := check_state(queue):
+            if problem := check_state(queue, state.features):
                 raise GenericError(problem)
 
     def after_load(self) -> None:

@@ -71,6 +71,7 @@ FEATURE_SPEED_DUPLEX = 1 << 63
 GUEST_OFFLOADS = (
     FEATURE_GUEST_CSUM | FEATURE_GUEST_TSO4 | FEATURE_GUEST_TSO6 | FEATURE_GUEST_ECN | FEATURE_GUEST_UFO
 )
+HOST_OFFLOADS = FEATURE_HOST_TSO4 | FEATURE_HOST_TSO6 | FEATURE_HOST_ECN | FEATURE_HOST_UFO
 
 _ALWAYS = (
     ("mrg_rxbuf", FEATURE_MRG_RXBUF),
@@ -277,6 +278,11 @@ class VirtioNet(
         for name, bit, needed in _OFFLOADS:
             if getattr(options, name) and getattr(self._backend, needed):
                 features |= bit
+        # Large frames come without checksums.
+        if not features & FEATURE_CSUM:
+            features &= ~HOST_OFFLOADS
+        if not features & FEATURE_GUEST_CSUM:
+            features &= ~GUEST_OFFLOADS
         if options.gso and self._backend.csum:
             features |= FEATURE_GSO
         if options.host_mtu:
@@ -320,7 +326,7 @@ class VirtioNet(
 
     def set_offloads(self, bits: int) -> None:
         """The driver takes frames of these kinds from now on."""
-        self.state.offloads = bits
+        self.state.offloads = bits if bits & FEATURE_GUEST_CSUM else 0
         self._tell_offloads()
 
     def _tell_offloads(self) -> None:

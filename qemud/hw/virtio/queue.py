@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from qemud._generated.types.virtio import VirtQueueElement, VirtQueueSegment, VirtQueueState
 from qemud.machine.memory import MemoryFault
+from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -254,8 +255,8 @@ class VirtQueue:
             self._map()
 
     def load_element(self, saved: VirtQueueElement) -> Element | None:
-        """A request that the device held when it was saved; None if the queue has no ring."""
-        if self._ring is None:
+        """A request that the device held when it was saved; None if the queue has no ring, or none that it fits."""
+        if self._ring is None or not 0 < saved.count <= self.size:
             return None
         return Element(
             self._ring,
@@ -266,8 +267,16 @@ class VirtQueue:
         )
 
 
-def check_state(state: VirtQueueState) -> str:
+def check_element(element: VirtQueueElement, state: VirtQueueState) -> None:
+    """Raise GenericError for a request that cannot be of a queue in that state."""
+    if not 0 < element.count <= state.size:
+        raise GenericError(f"a request takes {element.count} of a queue's {state.size} entries")
+
+
+def check_state(state: VirtQueueState, features: int) -> str:
     """What is wrong with a saved state that the schema takes, or nothing."""
+    if features & FEATURE_RING_PACKED and max(state.last_avail, state.used_index) >= state.size:
+        return f"a packed queue of {state.size} buffers is at {max(state.last_avail, state.used_index)}"
     if not 0 < state.size <= MAX_SIZE:
         return f"a queue has {state.size} buffers, expected 1 to {MAX_SIZE}"
     if state.in_use > state.size:

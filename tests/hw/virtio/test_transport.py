@@ -400,6 +400,14 @@ def test_a_state_that_cannot_be_is_refused() -> None:
     assert device.state.status == 15
 
 
+def test_a_packed_queue_is_saved_within_itself() -> None:
+    device, _ = make(packed=True)
+    saved = device.save()
+    for member in ("last-avail", "used-index"):
+        with pytest.raises(GenericError, match="a packed queue of 16 buffers is at 16"):
+            device.load(saved | {"queues": [saved["queues"][0], saved["queues"][1] | {member: 16}]})
+
+
 def test_a_ring_whose_memory_goes_away_needs_a_reset() -> None:
     device, driver = make()
     driver.vm.memory.remove("ram")
