@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.guests.disk import COMPILER, place
+from tests.guests.disk import COMPILER
 from tests.system.debian import check_image, drive, small, to_raw
+from tests.system.journal import COMMAND, EVERY, SIZE, holds
 from tests.system.linux import run, shell
 
 if TYPE_CHECKING:
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.system, pytest.mark.needs(COMPILER)]
 
 CUTS = int(os.environ.get("QEMUD_POWER_CUTS", "4"))
-SIZE = 64 << 20
-BLOCK = 4096
-EVERY = 20
-"""Writes between flushes."""
 
 
 @pytest.mark.parametrize("seed", range(CUTS))
@@ -45,7 +42,7 @@ def test_killed_while_linux_writes(daemon: Starter, tmp_path: Path, seed: int) -
     )
     shell(program)
     run(program, "drivers")
-    program.serial.send(f"diskload journal /dev/vda {BLOCK} 1000000 {EVERY}\r".encode())
+    program.serial.send(COMMAND.encode() + b"\r")
     flushed = EVERY * rng.randrange(1, 40)
     program.serial.expect(f"FLUSHED {flushed}\r\n")
     time.sleep(rng.random() / 20)
@@ -60,17 +57,3 @@ def test_killed_while_linux_writes(daemon: Starter, tmp_path: Path, seed: int) -
         subprocess.run(["qemu-img", "check", "-q", "-r", "all", str(image)], capture_output=True, check=False)
     check_image(image)
     holds(to_raw(image).read_bytes(), flushed)
-
-
-def holds(disk: bytes, flushed: int) -> None:
-    """Each block has what was written there last before the flush, or something newer that belongs there, and all of that."""
-    blocks = SIZE // BLOCK
-    last = {place(number, blocks): number for number in range(1, flushed + 1)}
-    for block in range(blocks):
-        data = disk[block * BLOCK : (block + 1) * BLOCK]
-        number = int.from_bytes(data[:8], "little")
-        assert data == number.to_bytes(8, "little") * (BLOCK // 8), f"block {block} is of several writes"
-        assert number >= last.get(block, 0), (
-            f"block {block} has write {number}, and {last[block]} was flushed"
-        )
-        assert number == 0 or place(number, blocks) == block, f"block {block} has a write for elsewhere"
