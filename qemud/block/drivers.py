@@ -13,6 +13,7 @@ DRIVERS: dict[str, str] = {
     "copy-on-read": "qemud.block.filters:CopyOnReadNode",
     "file": "qemud.block.file:FileNode",
     "host_device": "qemud.block.file:HostDeviceNode",
+    "nbd": "qemud.block.nbd.node:NbdNode",
     "null-aio": "qemud.block.null:NullAioNode",
     "null-co": "qemud.block.null:NullCoNode",
     "qcow2": "qemud.block.qcow2.node:Qcow2Node",

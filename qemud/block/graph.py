@@ -26,7 +26,7 @@ from qemud.block.node import BlockNode, Edge, Flags, Role
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from qemud._generated.types.block_options import BlockdevOptions
     from qemud.block.node import User
@@ -48,6 +48,8 @@ class Graph:
         """Everything that uses a node as a disk, in the order in which it came; see `backend_by_name`."""
         self.kind_of: Callable[[str], str] = lambda _name: ""
         """What the machine has by that id or path: `device`, `object` or nothing; set by who makes the graph."""
+        self.objects: Callable[[], Mapping[str, Any]] = dict
+        """The objects of `object-add` by id; set by who makes the graph."""
         self.jobs: Any = None
         """Background jobs, made when the first begins; see `qemud.block.jobs`."""
         self.exports: Any = None
@@ -377,10 +379,20 @@ class Graph:
 
     # Operations that exclude each other.
 
-    def check_not_blocked(self, node: BlockNode) -> None:
-        """Raise GenericError when somebody works on the node in a way that does not bear another such operation."""
-        for reason in node.blockers.values():
-            raise GenericError(f"Node '{self.device_or_node_name(node)}' is busy: {reason}")
+    def check_not_blocked(self, node: BlockNode, *, in_chain: bool = False) -> None:
+        """Raise GenericError when somebody works on the node in a way that does not bear another such operation.
+
+        `in_chain` is for operations on the images of a chain, which bear that there is another image above.
+        """
+        reasons = list(node.blockers.values())
+        if not in_chain:
+            reasons += [
+                f"node is used as backing hd of '{self.device_or_node_name(edge.user)}'"
+                for edge in node.parents
+                if edge.name == "backing" and isinstance(edge.user, BlockNode)
+            ]
+        if reasons:
+            raise GenericError(f"Node '{self.device_or_node_name(node)}' is busy: {reasons[0]}")
 
     # Events.
 

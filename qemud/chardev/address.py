@@ -19,10 +19,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from qemud._generated.types.sockets import (
     FdSocketAddress,
     InetSocketAddress,
+    SocketAddress,
+    SocketAddressFd,
+    SocketAddressInet,
     SocketAddressLegacy,
     SocketAddressLegacyFd,
     SocketAddressLegacyInet,
     SocketAddressLegacyUnix,
+    SocketAddressUnix,
     UnixSocketAddress,
 )
 from qemud.qapi.runtime.errors import GenericError
@@ -48,6 +52,18 @@ def flatten(address: SocketAddressLegacy) -> Address:
     if isinstance(address, SocketAddressLegacyUnix | SocketAddressLegacyInet | SocketAddressLegacyFd):
         return address.data
     raise AssertionError(address)
+
+
+def plain(address: SocketAddress) -> Address:
+    """The same for the form that other parts of the schema use."""
+    if isinstance(address, SocketAddressInet):
+        return InetSocketAddress(
+            **{name: getattr(address, name) for name in InetSocketAddress.__struct_fields__}
+        )
+    if isinstance(address, SocketAddressUnix):
+        return UnixSocketAddress(path=address.path, abstract=address.abstract, tight=address.tight)
+    assert isinstance(address, SocketAddressFd)
+    return FdSocketAddress(str=address.str)
 
 
 def inherited_fd(text: str) -> int:

@@ -405,6 +405,7 @@ class Daemon:
 
         graph = Graph(self.events.emit)
         graph.kind_of = self._kind_of
+        graph.objects = lambda: self.tree.objects.children
         self._undo.append(graph.close)
         return graph
 

@@ -9,35 +9,15 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, TypeAlias
 
-from qemud._generated.types.sockets import (
-    FdSocketAddress,
-    InetSocketAddress,
-    SocketAddressFd,
-    SocketAddressInet,
-    SocketAddressUnix,
-    UnixSocketAddress,
-)
+from qemud._generated.types.sockets import SocketAddressFd, SocketAddressInet, SocketAddressUnix
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
     from qemud._generated.types.sockets import SocketAddress
-    from qemud.chardev.address import Address
 
 HostPort: TypeAlias = tuple[str, int]
 ANY = "0.0.0.0"  # noqa: S104 - where frames are sent to or received at is the user's choice
 _PORTS = 1 << 16
-
-
-def plain(address: SocketAddress) -> Address:
-    """The address as `qemud.chardev.address` takes it."""
-    if isinstance(address, SocketAddressInet):
-        return InetSocketAddress(
-            **{name: getattr(address, name) for name in InetSocketAddress.__struct_fields__}
-        )
-    if isinstance(address, SocketAddressUnix):
-        return UnixSocketAddress(path=address.path, abstract=address.abstract, tight=address.tight)
-    assert isinstance(address, SocketAddressFd)
-    return FdSocketAddress(str=address.str)
 
 
 def address_of(sock: socket.socket, *, peer: bool) -> SocketAddress:

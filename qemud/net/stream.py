@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from qemud._generated.events.net import netdev_stream_connected, netdev_stream_disconnected
 from qemud._generated.types.sockets import FdSocketAddress
 from qemud.chardev import address as addresses
-from qemud.net.address import address_of, plain, uri
+from qemud.net.address import address_of, uri
 from qemud.net.client import NetClient
 from qemud.net.wire import StreamWire
 from qemud.qapi.runtime.errors import GenericError
@@ -192,7 +192,7 @@ async def open_stream(networks: Networks, options: Any, resolve_fd: ResolveFd) -
                 "'reconnect' and 'reconnect-ms' options are incompatible with socket in server mode"
             )
         backend = StreamNet(networks, options.id)
-        await backend.listen(plain(options.addr), resolve_fd)
+        await backend.listen(addresses.plain(options.addr), resolve_fd)
         return backend
     if seconds is not None and milliseconds is not None:
         raise GenericError("'reconnect' and 'reconnect-ms' are mutually exclusive")
@@ -201,7 +201,7 @@ async def open_stream(networks: Networks, options: Any, resolve_fd: ResolveFd) -
         name = "reconnect-ms" if seconds is None else "reconnect"
         raise GenericError(f"Parameter '{name}' expects 0 to {_MOST_MILLISECONDS} milliseconds")
     backend = StreamNet(networks, options.id, reconnect_ms=wait)
-    address = plain(options.addr)
+    address = addresses.plain(options.addr)
     if isinstance(address, FdSocketAddress):
         # It is there already, and who named it is told at once if it is not.
         backend.serve(addresses.adopt(address, resolve_fd))

@@ -5,7 +5,7 @@ Source of rules and texts: QEMU 10.0, blockdev-nbd.c and block/export/export.c.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from qemud._generated.commands.block_export import BlockExportCommands
 from qemud._generated.types.block_export import BlockExportRemoveMode
@@ -37,10 +37,6 @@ class Services(Protocol):
         """Whether it has been made."""
 
     @property
-    def tree(self) -> Any:
-        """The composition tree."""
-
-    @property
     def take_descriptor(self) -> Callable[[str], int]:
         """Takes the descriptor that the client has named."""
 
@@ -70,10 +66,8 @@ class BlockExportHandlers(BlockExportCommands):
                 if arg.tls_creds is not None:
                     from qemud.chardev.tls import Protection
 
-                    objects = self._services.tree.objects
-                    protection = Protection(
-                        lambda: objects.children, arg.tls_creds, arg.tls_authz, server=True
-                    )
+                    objects = self._services.block.objects
+                    protection = Protection(objects, arg.tls_creds, arg.tls_authz, server=True)
             except BaseException:
                 listener.close()
                 raise
@@ -129,4 +123,5 @@ class BlockExportHandlers(BlockExportCommands):
         """`query-block-exports`."""
         if not self._services.has_block:
             return []
-        return [export.info() for export in self._exports.all.values()]
+        # The newest first, as in QEMU.
+        return [export.info() for export in reversed(self._exports.all.values())]

@@ -1,0 +1,1 @@
+"""Tests of the NBD server and of disks of NBD servers."""
