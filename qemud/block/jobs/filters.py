@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from qemud.block.node import BlockNode, Edge, Extent
+from qemud.block.filters import FilterNode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from qemud._generated.types.block_options import BlockdevDriver
+    from qemud.block.node import BlockNode, Edge
 
 
 class FilterOptions(NamedTuple):
@@ -42,40 +43,8 @@ def driver_name(value: str) -> BlockdevDriver:
     return cast("BlockdevDriver", _Name(value))
 
 
-class JobFilter(BlockNode):
-    """Hands everything on; jobs' filters override what they want to see."""
-
-    is_filter = True
-
-    def child_resized(self, edge: Edge) -> None:
-        """Be as large as the node below."""
-        if edge.name == "file":
-            self.set_size(edge.node.size)
-
-    async def do_readv(self, offset: int, buffers: Sequence[memoryview]) -> None:
-        """Hand it on."""
-        await self.file.readv(offset, buffers)
-
-    async def do_writev(self, offset: int, buffers: Sequence[memoryview], *, fua: bool) -> None:
-        """Hand it on."""
-        await self.file.writev(offset, buffers, fua=fua)
-
-    async def do_write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
-        """Hand it on."""
-        await self.file.write_zeroes(offset, length, unmap=unmap)
-
-    async def do_discard(self, offset: int, length: int) -> None:
-        """Hand it on."""
-        await self.file.discard(offset, length)
-
-    async def do_block_status(self, offset: int, length: int) -> Extent:
-        """What is below."""
-        return await self.file.block_status(offset, length)
-
-    async def do_truncate(self, size: int, *, preallocation: str, exact: bool, zeroes: bool) -> None:
-        """Hand it on."""
-        await self.file.truncate(size, preallocation=preallocation, exact=exact, zeroes=zeroes)
-        self.set_size(self.file.size)
+class JobFilter(FilterNode):
+    """Hands everything on, at once too; jobs' filters override what they want to see."""
 
     def read_now(self, offset: int, buffers: Sequence[memoryview]) -> bool:
         """Hand it on."""
