@@ -96,6 +96,8 @@ async def delete_snapshot(
         raise GenericError("Name or id must be provided")
     graph.check_not_blocked(node)
     async with node.drained():
+        if not node.has_snapshots:
+            raise GenericError("Failed to get a snapshot list: Operation not supported")
         found: list[SnapshotInfo] = await node.snapshots() or []
         for each in found:
             if identifier in {None, each.id} and name in {None, each.name}:

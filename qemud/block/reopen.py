@@ -73,10 +73,20 @@ async def set_read_only(graph: Graph, node: BlockNode, read_only: bool) -> None:
         return
     import msgspec
 
-    options = msgspec.structs.replace(node.options, read_only=read_only)
+    # Children stay as they are, whatever jobs and snapshots have made of them since the options were given.
+    kept: dict[str, str | None] = {}
+    for name in _CHILDREN:
+        given = getattr(node.options, name, _NOT_ONE)
+        if given is not _NOT_ONE and (name == "backing" or isinstance(given, str)):
+            child = node.children.get(name)
+            kept[name] = None if child is None else child.node_name
+    options = msgspec.structs.replace(node.options, read_only=read_only, **kept)
     changes: dict[str, _Change] = {}
     _queue(changes, node, options, node.base_flags)
     await _carry_out(graph, list(changes.values()))
+
+
+_NOT_ONE = object()
 
 
 def _queue(changes: dict[str, _Change], node: BlockNode, options: Any, base: Flags) -> None:

@@ -219,8 +219,8 @@ async def make_backup(jobs: Jobs, setup: BackupSetup, group: Group | None = None
         raise GenericError("Source and target cannot be the same")
     if setup.compress and not compresses(target):
         raise GenericError(f"Compression is not supported for this drive {drive_name(target)}")
-    graph.check_not_blocked(source)
-    graph.check_not_blocked(target)
+    graph.check_not_blocked(source, in_chain=True)
+    graph.check_not_blocked(target, in_chain=True)
     if not 1 <= setup.max_workers <= _INT_MAX:
         raise GenericError(f"max-workers must be between 1 and {_INT_MAX}")
     if setup.max_chunk < 0:

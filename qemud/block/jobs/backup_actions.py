@@ -69,7 +69,7 @@ class DriveBackupAction(_BackupAction):
         format_name = data.format
         if format_name is None and data.mode is not NewImageMode.EXISTING:
             format_name = source.driver.value
-        graph.check_not_blocked(source)
+        graph.check_not_blocked(source, in_chain=True)
         backing = None
         if data.sync is MirrorSyncMode.TOP:
             backing = source.cow_child

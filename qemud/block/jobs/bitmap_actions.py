@@ -36,7 +36,7 @@ def find_bitmap(graph: Graph, node_name: str, name: str) -> tuple[BlockNode, Dir
     except GenericError:
         raise GenericError(f"Node '{node_name}' not found") from None
     bitmap = node.dirty_bitmaps.get(name)
-    if bitmap is None:
+    if bitmap is None or bitmap.name is None:
         raise GenericError(f"Dirty bitmap '{name}' not found")
     return node, bitmap
 

@@ -229,6 +229,8 @@ class Mirror(BlockJob):
         if copy_mode is not MirrorCopyMode.WRITE_BLOCKING:
             raise GenericError(f"Change to copy mode '{copy_mode.value}' is not implemented")
         self.copy_mode = copy_mode
+        if self.is_ready and not self.requests and not self.bitmap.count:
+            self.actively_synced = True
 
     def info_details(self) -> dict[str, Any]:
         """As in the base."""
@@ -621,6 +623,8 @@ async def start_mirror(jobs: Jobs, setup: MirrorSetup) -> Mirror:
     top = graph.make_filter(MirrorFilter, source, setup.filter_node_name, FilterOptions())
     assert isinstance(top, MirrorFilter)
     top.bitmap = DirtyBitmap(source.size, granularity)
+    top.bitmap.enabled = False  # the filter itself sees to it
+    top.dirty_bitmaps[""] = top.bitmap  # clients are told of it, although it has no name
     top.is_commit = setup.is_commit = chain.contains(source, target)
     job: Mirror | None = None
     async with source.drained():

@@ -126,7 +126,7 @@ async def block_stream(jobs: Jobs, device: str, arguments: dict[str, Any]) -> No
     for each in chain.chain(node):
         if each is end:
             break
-        graph.check_not_blocked(each)
+        graph.check_not_blocked(each, in_chain=True)
     if setup.base is None and arguments["backing_file"] is not None:
         raise GenericError("backing file specified, but streaming the entire chain")
     for name, value in arguments.items():
@@ -152,7 +152,7 @@ async def block_commit(jobs: Jobs, device: str, arguments: dict[str, Any]) -> No
     top = _commit_top(graph, active, arguments.pop("top_node"), arguments.pop("top"))
     base = _commit_base(graph, top, arguments.pop("base_node"), arguments.pop("base"))
     for each in chain.chain(top):
-        graph.check_not_blocked(each)
+        graph.check_not_blocked(each, in_chain=True)
         if each is base:
             break
     if top is base:
@@ -169,7 +169,7 @@ async def block_commit(jobs: Jobs, device: str, arguments: dict[str, Any]) -> No
         return
     overlay = chain.overlay_of(active, top)
     if overlay is not None:
-        graph.check_not_blocked(overlay)
+        graph.check_not_blocked(overlay, in_chain=True)
     setup = CommitSetup(active, top, base)
     for name, value in arguments.items():
         setattr(setup, name, value)
