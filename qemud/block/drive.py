@@ -232,14 +232,15 @@ async def _load(
 
 
 async def _above(graph: Graph, node: Any, options: dict[str, Any]) -> Any:
-    """Open a filter above a node; what was held is held by the filter."""
+    """Open a filter above a node, of which clients that ask for drives are not told; it holds the node from now on."""
     from qemud.qapi.runtime.keyval import parse_keyval_type
 
     try:
-        return await graph.open(
-            parse_keyval_type("BlockdevOptions", {**options, "file": node.node_name}),
-            flags=node.flags,
+        made = await graph.open(
+            parse_keyval_type("BlockdevOptions", {**options, "file": node.node_name}), flags=node.flags
         )
+        made.implicit = True
+        return made
     finally:
         await graph.release(node)
 

@@ -300,6 +300,7 @@ def test_commands_have_the_same_answers(  # noqa: PLR0917 - fixtures
 
 
 DRIVES = [
+    "if=none,file=a.img,id=d0,format=raw,copy-on-read=maybe",
     "if=none,file=a.img,id=d0,format=raw,cache=bad",
     "if=none,file=a.img,id=d0,format=bad",
     "if=none,file=nope.img,id=d0",
