@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from qemud.block.node import BlockNode
 
 DRIVERS: dict[str, str] = {
+    "blkdebug": "qemud.block.blkdebug:BlkdebugNode",
     "copy-on-read": "qemud.block.filters:CopyOnReadNode",
     "file": "qemud.block.file:FileNode",
     "host_device": "qemud.block.file:HostDeviceNode",
