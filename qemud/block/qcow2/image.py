@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from qemud.block.qcow2 import layout
 from qemud.block.qcow2.header import FIRST_PART, Header
 from qemud.block.qcow2.layout import OFFSET, REFTABLE_OFFSET
-from qemud.block.qcow2.mapping import Mapping, decode_table, encode_table
+from qemud.block.qcow2.mapping import Mapping, decode_table, encode_table, sectors_of
 from qemud.block.qcow2.refcounts import Refcounts
 from qemud.qapi.runtime.errors import GenericError
 
@@ -106,6 +106,10 @@ class Image:
         self._dropped: list[_Dropped] = []
         self._dropped_clusters = 0
         self._writing = asyncio.Lock()
+        self._header_lock = asyncio.Lock()
+        self._feature_lock = asyncio.Lock()
+        self.stable_incompatible = header.incompatible
+        """The feature bits that the disk has."""
         self._metadata: dict[int, int] | None = None
         self.mapping: Mapping
         self.refcounts: Refcounts
@@ -228,33 +232,38 @@ class Image:
 
     @property
     def _refcounts_behind(self) -> bool:
-        return self.lazy and bool(self.header.incompatible & layout.DIRTY)
+        return self.lazy and bool(self.stable_incompatible & layout.DIRTY)
 
     async def write_tables(self, *, everything: bool = False) -> None:
         """Write changed tables, in the package's order.  OSError, and then what was not written is still to be.
 
-        With lazy reference counts these are left out, unless `everything` is to be written.
+        With lazy reference counts only the order does not matter, unless `everything` is to be in order.
         """
         async with self._writing:
             mapping, refcounts = self.mapping, self.refcounts
             dropped = [each for each in self._dropped if not each.written]
             # One moment: what tables refer to now is counted in these blocks, or on disk already.
             with_counts = everything or not self._refcounts_behind
-            # (Blocks come along for eviction's sake even if their counts are lazy; only the order does not matter then.)
             blocks = [(index, each) for index, each in refcounts.blocks.items() if each.dirty]
             packed = [(index, each, refcounts.pack(each)) for index, each in blocks]
             for _, block in blocks:
                 block.dirty, block.writing = False, True
             entries = sorted(refcounts.changed)
             refcounts.changed -= set(entries)
+            reftable = sectors_of(refcounts.table, entries)
+            move: tuple[int, int, bytes] | None = None
+            if refcounts.new_table is not None:
+                move = *refcounts.new_table, encode_table(refcounts.table)
+                refcounts.new_table = None
             pieces = [(number, each) for number, each in mapping.pieces.items() if each.dirty]
             parts = [(number, each, each.take_changes()) for number, each in pieces]
             for _, piece in pieces:
                 piece.writing = True
             l1 = sorted(mapping.l1_changed)
             mapping.l1_changed -= set(l1)
+            l1_sectors = sectors_of(mapping.l1, l1)
             data_first, self.data_first = self.data_first, False
-            done = 0
+            done, moved = 0, False
             try:
                 await together(
                     [
@@ -262,9 +271,13 @@ class Image:
                         for index, _, data in packed
                     ]
                 )
-                if packed and (entries or refcounts.new_table):
+                if packed and (entries or move):
                     await self.flush_file()
-                await self._write_reftable(entries)
+                if move is not None:
+                    await self._move_reftable(*move)
+                    moved = True
+                else:
+                    await self._write_sectors(self.header.reftable_offset, reftable, REFCOUNT_TABLE)
                 if (parts or l1) and (data_first or ((packed or entries) and with_counts)):
                     await self.flush_file()
                 done = 1
@@ -278,7 +291,7 @@ class Image:
                 if l1:
                     # New L2 tables have also been written where they were made.
                     await self.flush_file()
-                    await self._write_entries(self.header.l1_offset, mapping.l1, l1, ACTIVE_L1)
+                    await self._write_sectors(self.header.l1_offset, l1_sectors, ACTIVE_L1)
                 done = 2
             finally:
                 for _, block in blocks:
@@ -286,6 +299,11 @@ class Image:
                     block.dirty = block.dirty or not done
                 if not done:
                     refcounts.changed.update(entries)
+                if move is not None and not moved:
+                    if self.refcounts.new_table is None:
+                        refcounts.new_table = move[:2]
+                    else:
+                        self.drop(*move[:2], "always")  # a longer one is needed by now
                 for _, piece in pieces:
                     piece.writing = False
                 if done < 2:
@@ -297,39 +315,25 @@ class Image:
             for each in dropped:
                 each.written = True
 
-    async def _write_reftable(self, entries: list[int]) -> None:
-        refcounts = self.refcounts
-        if refcounts.new_table is None:
-            if entries:
-                await self._write_entries(
-                    self.header.reftable_offset, refcounts.table, entries, REFCOUNT_TABLE
-                )
-            return
-        offset, clusters = refcounts.new_table
-        table = encode_table(refcounts.table[:])
+    async def _move_reftable(self, offset: int, clusters: int, table: bytes) -> None:
+        """Write the table of counts to its new place, and let the header say so."""
         await self._write(offset, table.ljust(clusters << self.cluster_bits, b"\0"), REFCOUNT_TABLE)
         await self.flush_file()
-        old = self.header.reftable_offset, self.header.reftable_clusters
-        self.header.reftable_offset, self.header.reftable_clusters = offset, clusters
+        header = self.header
+        old = header.reftable_offset, header.reftable_clusters
+        header.reftable_offset, header.reftable_clusters = offset, clusters
         try:
             await self.write_header_fields()
             await self.flush_file()
         except OSError:
-            self.header.reftable_offset, self.header.reftable_clusters = old
+            header.reftable_offset, header.reftable_clusters = old
             raise
-        if refcounts.new_table == (offset, clusters):
-            refcounts.new_table = None
         self.forget_guarded()
         self.drop(*old)
 
-    async def _write_entries(self, offset: int, table: object, changed: list[int], kind: int) -> None:
-        """Write changed entries of a table, in whole sectors."""
-        values = table
-        assert hasattr(values, "__getitem__")
-        unit = 64  # entries of a sector
-        for first in sorted({index // unit * unit for index in changed}):
-            part = values[first : first + unit]
-            await self._write(offset + first * 8, encode_table(part), kind)
+    async def _write_sectors(self, offset: int, sectors: Sequence[tuple[int, bytes]], kind: int) -> None:
+        for position, data in sectors:
+            await self._write(offset + position, data, kind)
 
     async def _write(self, offset: int, data: bytes, kind: int) -> None:
         self.guard(offset, len(data), allowed=kind)
@@ -337,30 +341,34 @@ class Image:
 
     async def write_header_fields(self) -> None:
         """Write the fixed part of the header: one sector.  OSError."""
-        await self.file.writev(0, [memoryview(self.header.pack_fields())])
+        async with self._header_lock:
+            await self.file.writev(0, [memoryview(self.header.pack_fields())])
 
     async def write_header(self) -> None:
         """Write all of the header.  OSError."""
-        await self.file.writev(0, [memoryview(self.header.pack())])
+        async with self._header_lock:
+            await self.file.writev(0, [memoryview(self.header.pack())])
 
     async def set_incompatible(self, bit: int, *, on: bool) -> None:
         """Set or clear a feature bit, on disk at the end.  OSError."""
-        header = self.header
-        before = header.incompatible
-        wanted = before | bit if on else before & ~bit
-        if wanted == before:
-            return
-        header.incompatible = wanted
-        try:
-            await self.write_header_fields()
-            await self.flush_file()
-        except OSError:
-            header.incompatible = before
-            raise
+        async with self._feature_lock:
+            header = self.header
+            before = header.incompatible
+            wanted = before | bit if on else before & ~bit
+            if wanted == before:
+                return
+            header.incompatible = wanted
+            try:
+                await self.write_header_fields()
+                await self.flush_file()
+            except OSError:
+                header.incompatible = before
+                raise
+            self.stable_incompatible = wanted
 
     async def before_allocating(self) -> None:
         """With lazy reference counts: note in the image that they may be wrong.  OSError."""
-        if self.lazy and not self.header.incompatible & layout.DIRTY:
+        if self.lazy and not self.stable_incompatible & layout.DIRTY:
             await self.set_incompatible(layout.DIRTY, on=True)
 
     async def settle(self) -> None:

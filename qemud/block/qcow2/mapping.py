@@ -24,12 +24,13 @@ from qemud.block.qcow2 import layout
 from qemud.block.qcow2.layout import COMPRESSED, COPIED, OFFSET, ZERO
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from qemud.block.node import BlockNode
 
 _SWAP = sys.byteorder == "little"
 _WRITE_UNIT = 4096
+_SECTOR_ENTRIES = 64
 _LARGEST_PIECE = 1 << 16
 """Looking through all of a piece takes less than a millisecond."""
 
@@ -48,6 +49,14 @@ def encode_table(table: array[int]) -> bytes:
     if _SWAP:
         copy.byteswap()
     return copy.tobytes()
+
+
+def sectors_of(table: array[int], entries: Iterable[int]) -> list[tuple[int, bytes]]:
+    """The sectors of a table that have these entries, as they are now: where in the table, and what."""
+    return [
+        (first * 8, encode_table(table[first : first + _SECTOR_ENTRIES]))
+        for first in sorted({index // _SECTOR_ENTRIES * _SECTOR_ENTRIES for index in entries})
+    ]
 
 
 class Piece:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
+import random
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,6 @@ from qemud.block.null import NullCoNode
 from tests.block.support import typed
 
 if TYPE_CHECKING:
-    import random
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
@@ -77,13 +78,20 @@ class MemoryNode(NullCoNode, driver=BlockdevDriver.NULL_CO):
         """Whether the next request fails."""
         self.size = len(data)
         self._now = bytearray(data)
+        self._rng = random.Random(len(data))
         self.holds = 1
         graph.nodes["disk"] = self
 
     async def do_open(self) -> None:
         pass
 
+    async def _delay(self) -> None:
+        # Requests overtake each other.
+        for _ in range(self._rng.choice((0, 1, 2, 5))):
+            await asyncio.sleep(0)
+
     async def do_readv(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        await self._delay()
         for buffer in buffers:
             part = self._now[offset : offset + len(buffer)]
             buffer[:] = part.ljust(len(buffer), b"\0")
