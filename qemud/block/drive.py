@@ -123,15 +123,22 @@ def orphan(graph: Graph) -> tuple[Drive, str] | None:
 
 
 async def open_drive(
-    graph: Graph, given: dict[str, str], *, snapshot: bool = False, default_interface: str = "virtio"
+    graph: Graph,
+    given: dict[str, str],
+    *,
+    snapshot: bool = False,
+    default_interface: str = "virtio",
+    warn: Callable[[str], None] = lambda _text: None,
 ) -> Drive:
-    """Make a drive, and open its image if it has one.  GenericError; nothing is left then."""
+    """Make a drive, and open its image if it has one.  GenericError; nothing is left then.  `warn` gets warnings."""
     options = _renamed(given)
     _apply_cache(options)
     media = options.pop("media", "disk")
     if media not in {"disk", "cdrom"}:
         raise GenericError(f"'{media}' invalid media")
     read_only = media == "cdrom" or _flag(options, "read-only", default=False)
+    if read_only and _flag(options, "copy-on-read", default=False):
+        warn("disabling copy-on-read on read-only drive")
     interface = options.pop("if", default_interface)
     if interface not in _UNITS:
         raise GenericError(f"unsupported bus type '{interface}'")
@@ -187,7 +194,7 @@ async def _make(
                 options,
                 flags,
                 snapshot=snapshot,
-                copy_on_read=copy_on_read and not read_only,
+                copy_on_read=copy_on_read,
             )
             if backend.node is not None:
                 # Unlike `blockdev-add`, this does not mind `unmap` where discards are ignored.

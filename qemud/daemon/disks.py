@@ -15,6 +15,8 @@ from qemud.daemon.cmdline import UsageError, at, place_of, warner
 from qemud.qapi.runtime.errors import GenericError, QmpError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from qemud._generated.types.options import CommandLine
     from qemud.block.graph import Graph
 
@@ -37,7 +39,8 @@ async def open_disks(graph: Graph, line: CommandLine) -> list[tuple[str, dict[st
     devices: list[tuple[str, dict[str, str]]] = []
     for option, text, given in _drives(line):
         place = place_of(option, text)
-        drive = await _open_drive(graph, place, given, snapshot=bool(line.snapshot))
+        warn = warner(option, text)
+        drive = await _open_drive(graph, place, given, snapshot=bool(line.snapshot), warn=warn)
         if drive.device is not None:
             devices.append((place, drive.device))
     return devices
@@ -91,11 +94,13 @@ async def _add_node(graph: Graph, text: str) -> None:
         raise _explained(place, error) from None
 
 
-async def _open_drive(graph: Graph, place: str, given: dict[str, str], *, snapshot: bool) -> Any:
+async def _open_drive(
+    graph: Graph, place: str, given: dict[str, str], *, snapshot: bool, warn: Callable[[str], None]
+) -> Any:
     from qemud.block.drive import open_drive
 
     try:
-        drive = await open_drive(graph, given, snapshot=snapshot)
+        drive = await open_drive(graph, given, snapshot=snapshot, warn=warn)
     except QmpError as error:
         raise _explained(place, error) from None
     drive.place = place
