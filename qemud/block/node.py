@@ -38,19 +38,19 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from qemud._generated.types.block_options import BlockdevDetectZeroesOptions
 from qemud.block import permission
 from qemud.block.buffers import ZERO_CHUNK, ZEROES, all_zero, clear, cut, total
-from qemud.block.driver import Driver, Extent, Flags, NodeInfo, unsupported
-from qemud.block.edges import Edge, InFlight, Role, User, first_busy
+from qemud.block.draining import DrainedNode
+from qemud.block.driver import Extent, Flags, NodeInfo, unsupported
+from qemud.block.edges import Edge, InFlight, Role, User
 from qemud.block.ranges import RangeLocks
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
     from qemud._generated.types.block_options import BlockdevOptions
     from qemud.block.bitmaps import DirtyBitmap
@@ -73,7 +73,7 @@ MAX_LENGTH = 0x7FFFFFFFFFFFFE00
 """How large a node can be, bytes: QEMU's BDRV_MAX_LENGTH without its alignment."""
 
 
-class BlockNode(Driver):
+class BlockNode(DrainedNode):
     """A node of the graph; see the module."""
 
     def __init__(self, graph: Graph, options: BlockdevOptions, node_name: str, flags: Flags) -> None:
@@ -123,7 +123,6 @@ class BlockNode(Driver):
         self.highest_write = 0
         """Where the highest write so far ended, bytes."""
         self.opened = False
-        self.quiesced = 0
         self._requests = InFlight()
         self._ranges = RangeLocks()
         self._written = 0
@@ -152,18 +151,6 @@ class BlockNode(Driver):
     def cow_child(self) -> BlockNode | None:
         """The next layer down: the backing file of this layer, filters skipped above it."""
         return self.skip_filters().backing
-
-    def description(self) -> str:
-        """As `User`."""
-        return f"node '{self.node_name}'"
-
-    def users(self) -> Sequence[Edge]:
-        """As `User`."""
-        return self.parents
-
-    def child_resized(self, edge: Edge) -> None:
-        """As `User`: a child has another size; filters and raw take it over (`refresh_size`)."""
-        del edge
 
     def set_size(self, size: int) -> None:
         """The node has this size from now on; its users are told."""
@@ -194,68 +181,6 @@ class BlockNode(Driver):
                 await self.do_close()
         for name in list(self.edges):
             await self.graph.detach(self.edges[name])
-
-    # Draining.
-
-    @property
-    def in_flight(self) -> int:
-        """As `User`."""
-        return self._requests.count
-
-    async def idle(self) -> None:
-        """As `User`."""
-        await self._requests.idle()
-
-    def drain_begin(self) -> None:
-        """As `User`: hold back whoever uses this node; does not wait."""
-        self.quiesced += 1
-        if self.quiesced == 1:
-            self.on_drain(begin=True)
-        for edge in list(self.parents):
-            edge.settle(self.quiesced)
-
-    def drain_end(self) -> None:
-        """As `User`."""
-        self.quiesced -= 1
-        for edge in list(self.parents):
-            edge.settle(self.quiesced)
-        if not self.quiesced:
-            self.on_drain(begin=False)
-
-    async def begin_drain(self) -> None:
-        """Hold back all users, and wait until no request is in this node or on its way to it."""
-        self.drain_begin()
-        try:
-            await self.until_idle()
-        except BaseException:
-            self.drain_end()
-            raise
-
-    def end_drain(self) -> None:
-        """The end of `begin_drain`."""
-        self.drain_end()
-
-    async def until_idle(self) -> None:
-        """Until no request is in this node or on its way to it; `drain_begin` has been called."""
-        while True:
-            busy = first_busy(self)
-            if busy is None:
-                return
-            await busy.idle()
-
-    @asynccontextmanager
-    async def drained(self) -> AsyncIterator[None]:
-        """No request is in the node, and none will come, inside of this."""
-        await self.begin_drain()
-        try:
-            yield
-        finally:
-            self.end_drain()
-
-    async def drain(self) -> None:
-        """Wait once until nothing is on its way."""
-        async with self.drained():
-            pass
 
     # Requests.
 
