@@ -1,6 +1,7 @@
 """Devices by kind, boards, and what a board boots.
 
-    char/ intc/ misc/ rtc/ virtio/   devices, each a data sheet in Python
+    block/ char/ intc/ misc/ nvram/ rtc/ scsi/ virtio/   devices, each a data sheet in Python
+    pci/                             the PCI bus, its bridges, and what functions have in common
     boot/                            device trees, ELF files, kernels and initial ramdisks
     riscv/                           the `virt` board, its harts and its built-in firmware
     none.py                          the board with nothing on it
