@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 MAX_NAME = 31
 
+MAX_DEPTH = 200
+"""How many nodes may be one below the other: each request goes through all of them."""
+
 _IDENTIFIER_REST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._")
 
 
@@ -429,8 +432,31 @@ def descendants(node: BlockNode) -> Iterator[BlockNode]:
 
 
 def check_cycle(parent: User, name: str, node: BlockNode) -> None:
-    """A node must not be below itself."""
-    if isinstance(parent, BlockNode) and any(each is parent for each in descendants(node)):
+    """Raise GenericError when a node would be below itself, or so deep that requests could not go through all of it."""
+    if not isinstance(parent, BlockNode):
+        return
+    if any(each is parent for each in descendants(node)):
         raise GenericError(
             f"Making '{node.node_name}' a {name} child of '{parent.node_name}' would create a cycle"
         )
+    above = _longest(parent, lambda each: [e.user for e in each.parents if isinstance(e.user, BlockNode)])
+    if above + _longest(node, lambda each: list(each.children.values())) > MAX_DEPTH:
+        raise GenericError(
+            f"Making '{node.node_name}' a {name} child of '{parent.node_name}' would make the graph deeper than {MAX_DEPTH}"
+        )
+
+
+def _longest(node: BlockNode, step: Callable[[BlockNode], list[BlockNode]]) -> int:
+    """How many nodes the longest path from a node on has."""
+    lengths: dict[int, int] = {}
+    stack = [node]
+    while stack:
+        each = stack[-1]
+        after = step(each)
+        waiting = [other for other in after if id(other) not in lengths]
+        if waiting:
+            stack += waiting
+            continue
+        stack.pop()
+        lengths[id(each)] = 1 + max((lengths[id(other)] for other in after), default=0)
+    return lengths[id(node)]

@@ -11,6 +11,7 @@ import pytest
 from qemud.block import permission
 from qemud.block.backend import BlockBackend
 from qemud.block.edges import Role
+from qemud.block.graph import MAX_DEPTH
 from qemud.block.node import BlockNode, Flags
 from qemud.qapi.runtime.errors import GenericError
 from tests.block.support import Event, image, opened, read, typed, with_graph, write
@@ -239,5 +240,26 @@ def test_roles_decide_what_a_parent_needs():
             permission.CONSISTENT_READ | permission.WRITE,
             permission.CONSISTENT_READ | permission.WRITE_UNCHANGED,
         )
+
+    with_graph(test)
+
+
+def test_a_graph_does_not_get_too_deep():
+    async def test(graph: Graph, _events: list[Event]) -> None:
+        await opened(graph, node_name="n0", **NULL)
+        for number in range(1, MAX_DEPTH):
+            top = await opened(graph, node_name=f"n{number}", driver="raw", file=f"n{number - 1}")
+        with pytest.raises(GenericError, match="would make the graph deeper than 200"):
+            await opened(graph, node_name="more", driver="raw", file=f"n{MAX_DEPTH - 1}")
+        await opened(graph, node_name="new", driver="raw", file=NULL)
+        with pytest.raises(GenericError, match="deeper"):
+            graph.move([graph.nodes["n1"].edges["file"]], graph.nodes["new"])
+        backend = BlockBackend(graph, "hd0")
+        backend.insert(top)
+        backend.configure(read_only=False)
+        assert await read(backend, 0, 10) == bytes(10)
+        await write(backend, 0, b"x")
+        await backend.flush()
+        await backend.drain()
 
     with_graph(test)
