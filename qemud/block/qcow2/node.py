@@ -61,6 +61,13 @@ class Qcow2Node(Qcow2Requests, driver=BlockdevDriver.QCOW2):
 
     async def do_open(self) -> None:
         """Open the file, read the header and what it leads to, and open the backing file."""
+        try:
+            await self._open()
+        except BaseException:
+            await self._until_marked()
+            raise
+
+    async def _open(self) -> None:
         options = self.options
         await self.graph.open_child(self, "file", options.file, self.file_role)
         image = await Image.open(self, writable=not self.read_only)
@@ -154,10 +161,9 @@ class Qcow2Node(Qcow2Requests, driver=BlockdevDriver.QCOW2):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._marking is not None:
-            await self._marking
         if self.ready and not self.image.unusable:
             await self._put_away()
+        await self._until_marked()
 
     async def _put_away(self) -> None:
         """Write everything that is to be found when the image is opened again; what cannot be is told only."""
@@ -215,6 +221,11 @@ class Qcow2Node(Qcow2Requests, driver=BlockdevDriver.QCOW2):
             self._marking = task
 
     _marking: asyncio.Task[None] | None = None
+
+    async def _until_marked(self) -> None:
+        """The image says that it is corrupt, if it was found to be so just now."""
+        if self._marking is not None:
+            await self._marking
 
     async def _mark_corrupt(self) -> None:
         if self.image.header.version >= 3:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import struct
 import tracemalloc
@@ -65,7 +66,7 @@ def spoil(rng: random.Random, image: bytes) -> bytes:
         elif kind == 3:
             # An entry of a table refers to another cluster: perhaps to a table.
             where -= where % 8
-            data[where : where + 8] = struct.pack(">Q", rng.randrange(len(data) // 512) * 512 | 1 << 63)
+            data[where : where + 8] = struct.pack(">Q", rng.randrange(len(data) // 512 + 1) * 512 | 1 << 63)
         else:
             del data[rng.randrange(200, len(data)) :]
     return bytes(data).ljust(1024, b"\0")
@@ -73,6 +74,8 @@ def spoil(rng: random.Random, image: bytes) -> bytes:
 
 async def use(image: bytes, rng: random.Random) -> bool:
     """Open an image and do everything with it that can be done; whether it could be opened."""
+    failures: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: failures.append(context))
     graph = Graph(lambda _name, _data: None)
     disk = MemoryNode(graph, image)
     try:
@@ -112,6 +115,8 @@ async def use(image: bytes, rng: random.Random) -> bool:
         await _change(node, rng)
     await graph.release(node)
     assert disk.operations < 200_000
+    gc.collect(0)
+    assert not failures
     return True
 
 

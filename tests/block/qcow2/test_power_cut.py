@@ -39,7 +39,8 @@ class Load:
         state = {sector: list(each) for sector, each in self.versions.items()}
         self.cuts.append((disk.after_power_cut(self.rng), state))
 
-    def _now(self, offset: int, data: bytes) -> None:
+    def note(self, offset: int, data: bytes) -> None:
+        """Data is written: from now on it may be there."""
         for start in range(0, len(data), SECTOR):
             sector = (offset + start) // SECTOR
             self.versions.setdefault(sector, [bytes(SECTOR)]).append(data[start : start + SECTOR])
@@ -85,7 +86,7 @@ class Load:
         sectors = range(start // SECTOR, end // SECTOR)
         self.uncertain.update(sectors)
         data = rng.randbytes(length) if kind < 0.7 else bytes(max(0, end - start))
-        self._now(start, data)
+        self.note(start, data)
         if kind < 0.7:
             await node.writev(offset, [memoryview(data)])
         elif kind < 0.85:
@@ -119,7 +120,7 @@ async def run_load(image: bytes, load: Load, moments: set[int], **options: Any) 
     return disk.after_power_cut(random.Random(1)) if disk.pending else bytes(disk.stable)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(6))
 def test_a_power_cut_leaves_no_errors_and_what_was_flushed(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     cluster = rng.choice((512, 1024, 4096))
@@ -189,3 +190,40 @@ def test_errors_of_the_file_below_spoil_nothing(tmp_path: Path, seed: int) -> No
 async def _open_once(path: Path) -> None:
     graph = Graph(lambda _name, _data: None)
     await graph.release(await open_qcow2(graph, path))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_tables_that_are_made_while_others_are_written(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(300 + seed)
+    size = 2 << 20
+    path = make_image(tmp_path / "disk.qcow2", size, cluster_size=512, refcount_bits=rng.choice((16, 64)))
+    load = Load(rng, size, 512)
+    places = [index * 32768 for index in range(size // 32768)]
+    rng.shuffle(places)
+
+    async def first(node: Any, place: int) -> None:
+        for _ in range(rng.randrange(20)):
+            await asyncio.sleep(0)
+        data = rng.randbytes(512)
+        load.note(place, data)
+        await node.writev(place, [memoryview(data)])
+
+    async def run() -> None:
+        graph = Graph(lambda _name, _data: None)
+        disk = MemoryNode(graph, path.read_bytes())
+
+        def happened() -> None:
+            if rng.random() < 0.1:
+                load.cut(disk)
+
+        disk.on_operation = happened
+        node = await graph.open(typed(driver="qcow2", file="disk"))
+        for start in range(0, len(places), 8):
+            await asyncio.gather(*(first(node, place) for place in places[start : start + 8]), node.flush())
+        await graph.release(node)
+
+    asyncio.run(run())
+    for image, versions in load.cuts:
+        path.write_bytes(image)
+        check_image(path, leaks=True)
+        load.check(content(path, size), versions)
