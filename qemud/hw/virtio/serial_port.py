@@ -7,7 +7,7 @@ program that wrote it.  Input is taken from the character device only while a pr
 `WINDOW` bytes ahead of the room that the guest leaves.
 
 A kernel that writes to a console waits with everything else held up.  So that a terminal that nobody reads does not stop the
-guest, what a console cannot get rid of for `PATIENCE` is thrown away.
+guest, what a console cannot get rid of for `PATIENCE` is thrown away, and so is all that follows, until somebody reads again.
 
 **Stopped machines.**  What comes while time stands still changes nothing that a guest can see; it is seen to when the machine runs.
 
@@ -86,6 +86,7 @@ class VirtSerialPort(
         self._restored: VirtQueueElement | None = None
         self._host_here = False
         self._granted = 0  # what the character device may still send
+        self._given_up = False  # whether output is thrown away until the character device takes some
 
     # Life.
 
@@ -284,6 +285,11 @@ class VirtSerialPort(
             self._forget_output()
             self._discard_output()
             return
+        if self._given_up:
+            self._given_up = not frontend.writable
+            if self._given_up:
+                self._discard_output()
+                return
         given_back = False
         while frontend.writable:
             element = self._element
@@ -326,10 +332,10 @@ class VirtSerialPort(
         """Nobody reads the terminal: let the guest go on."""
         frontend = self.frontend
         if frontend is not None and not frontend.writable:
+            self._given_up = True
             element, self._element = self._element, None
             if element is not None:
                 self.serial.attempt(self._output.push, element, 0)
-            self.serial.attempt(self._discard_output)
         self.serial.attempt(self.write_out)
 
     def _resume_output(self) -> None:

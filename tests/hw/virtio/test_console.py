@@ -167,7 +167,7 @@ def test_a_console_that_nobody_reads_does_not_stop_the_guest(tmp_path: Path) -> 
             console = await rig.add("virtconsole", "c0")
             await rig.start()
             await rig.message()
-            _, writer = await rig.connect("c0")
+            reader, writer = await rig.connect("c0")
             await settle(rig)
             for _ in range(16):
                 await rig.put(0, bytes(65536))
@@ -177,6 +177,12 @@ def test_a_console_that_nobody_reads_does_not_stop_the_guest(tmp_path: Path) -> 
                 await asyncio.sleep(0.01)
             assert PATIENCE < 1_000_000_000
             assert await rig.call(lambda: console._element) is None
+            await rig.write(0, b"thrown away at once")
+            # Somebody reads again: what is said from then on is heard.
+            received = b""
+            while b"heard" not in received:
+                await rig.write(0, b"heard")
+                received += await reader.read(1 << 20)
             writer.close()
 
     run(main())
