@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from qemud.block import permission
@@ -35,10 +36,17 @@ if TYPE_CHECKING:
 
 MAX_NAME = 31
 
+MAX_NESTED = 100
+"""How many nodes may be opened within each other: nested definitions, and backing files by what images say of them."""
+
 MAX_DEPTH = 200
 """How many nodes may be one below the other: each request goes through all of them."""
 
 _IDENTIFIER_REST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._")
+
+
+_opening: ContextVar[int] = ContextVar("opening", default=0)
+"""How many nodes are being opened around the next one."""
 
 
 class Graph:
@@ -118,7 +126,11 @@ class Graph:
 
         `flags` are defaults that the options override.  The node is held: give it an edge or `monitor_owned`, then `release` it.
         """
+        depth = _opening.get()
+        if depth == MAX_NESTED:
+            raise GenericError(f"No more than {MAX_NESTED} nodes can be opened within each other")
         node_name = self._reserve(name if name is not None else options.node_name)
+        opening = _opening.set(depth + 1)
         try:
             base = flags or Flags()
             flags = apply_options(base, options)
@@ -134,6 +146,7 @@ class Graph:
                 raise
             self.nodes[node_name] = node
         finally:
+            _opening.reset(opening)
             self._reserved.discard(node_name)
         return node
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from qemud.block import permission
 from qemud.block.backend import BlockBackend
 from qemud.block.edges import Role
-from qemud.block.graph import MAX_DEPTH
+from qemud.block.graph import MAX_DEPTH, MAX_NESTED
 from qemud.block.node import BlockNode, Flags
 from qemud.qapi.runtime.errors import GenericError
 from tests.block.support import Event, image, opened, read, typed, with_graph, write
@@ -261,5 +262,37 @@ def test_a_graph_does_not_get_too_deep():
         await write(backend, 0, b"x")
         await backend.flush()
         await backend.drain()
+
+    with_graph(test)
+
+
+def test_definitions_are_not_nested_too_deeply():
+    async def test(graph: Graph, _events: list[Event]) -> None:
+        def nested(count: int) -> dict[str, Any]:
+            options: dict[str, Any] = dict(NULL)
+            for _ in range(count - 1):
+                options = {"driver": "raw", "file": options}
+            return options
+
+        await opened(graph, node_name="deep", **nested(MAX_NESTED))
+        with pytest.raises(GenericError, match="No more than 100 nodes can be opened within each other"):
+            await opened(graph, node_name="deeper", **nested(MAX_NESTED + 1))
+
+    with_graph(test)
+
+
+@pytest.mark.needs("qemu-img")
+def test_an_image_that_is_its_own_backing_file_is_refused(tmp_path: Path):
+    name = str(tmp_path / "loop.qcow2")
+    for words in (
+        ["create", "-q", "-f", "qcow2", name, "1M"],
+        ["rebase", "-u", "-b", name, "-F", "qcow2", name],
+    ):
+        subprocess.run(["qemu-img", *words], check=True, capture_output=True, timeout=60)
+
+    async def test(graph: Graph, _events: list[Event]) -> None:
+        with pytest.raises(GenericError, match="No more than 100 nodes can be opened within each other"):
+            await opened(graph, driver="qcow2", read_only=True, file={"driver": "file", "filename": name})
+        assert not graph.nodes
 
     with_graph(test)
