@@ -36,10 +36,12 @@ class Kind(NamedTuple):
 
 
 KINDS = (
+    Kind("virtio-balloon", "VirtioBalloon", 0x00FF, 0x1002, vectors=2, links=(("iothread", "iothread"),)),
     Kind("virtio-blk", "VirtioBlk", 0x0100, 0x1001, links=(("iothread", "iothread"),)),
     Kind("virtio-net", "VirtioNet", 0x0200, 0x1000),
     Kind("virtio-rng", "VirtioRng", 0x00FF, 0x1005, vectors=2, links=(("rng", "rng-backend"),)),
     Kind("virtio-scsi", "VirtioScsi", 0x0100, 0x1004, links=(("iothread", "iothread"),)),
+    Kind("virtio-serial", "VirtioSerial", 0x0780, 0x1003),
 )
 
 VARIANTS = (

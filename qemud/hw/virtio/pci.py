@@ -113,10 +113,11 @@ class VirtioPci(
     def _interfaces(self, *, behind_port: bool) -> tuple[bool, bool]:
         """Whether drivers of the standard, and legacy ones, can use it."""
         if self.variant:
-            return True, self.variant == "Transitional"
-        given: OnOffAuto = self.options.disable_legacy
-        legacy = not behind_port if given is OnOffAuto.AUTO else given is OnOffAuto.OFF
-        modern = not self.options.disable_modern
+            modern, legacy = True, self.variant == "Transitional"
+        else:
+            given: OnOffAuto = self.options.disable_legacy
+            legacy = not behind_port if given is OnOffAuto.AUTO else given is OnOffAuto.OFF
+            modern = not self.options.disable_modern
         if not modern and not legacy:
             raise GenericError("device cannot work as neither modern nor legacy mode is enabled")
         if legacy and self.options.iommu_platform:

@@ -31,6 +31,9 @@ DEVICES = (
     "virtio-scsi-pci-non-transitional,num_queues=3,addr=b",
     "virtio-net-pci,addr=c,id=net0,mac=52:54:00:12:34:56",
     "virtio-blk-pci,addr=d,drive=d0,num-queues=4,id=disk",
+    "virtio-serial-pci,addr=e,id=ser0",
+    "virtio-balloon-pci,addr=f,id=balloon0",
+    "virtio-serial-pci-non-transitional,addr=10,max_ports=4,vectors=0",
     "virtio-rng-pci,bus=rp0,id=behind",
     "virtio-rng-pci,bus=rp1,addr=0.0",
 )
@@ -76,6 +79,9 @@ def test_configuration_spaces(daemon: Starter, reference: Starter) -> None:
         (11, 0),
         (12, 0),
         (13, 0),
+        (14, 0),
+        (15, 0),
+        (16, 0),
     ):
         at = slot << 3 | function
         assert dump(ours, at) == dump(theirs, at), (slot, function)
