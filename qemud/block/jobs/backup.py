@@ -150,7 +150,7 @@ class Backup(BlockJob):
             if flights.full:
                 await flights.some_landed()
                 continue
-            found = todo.next_extent(position, limit=flights.size)
+            found = todo.next_extent(position, limit=max(flights.size, self.copier.stride))
             if found is None:
                 if position and todo.next_dirty() is not None:
                     position = 0

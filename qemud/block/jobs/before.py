@@ -15,7 +15,7 @@ from qemud.block.bitmaps import DirtyBitmap
 from qemud.block.buffers import total
 from qemud.block.edges import Role
 from qemud.block.jobs import chain
-from qemud.block.jobs.copying import CHUNK, CopyError
+from qemud.block.jobs.copying import CHUNK, LARGEST_STRIDE, CopyError
 from qemud.block.jobs.filters import FilterOptions, JobFilter, driver_name
 from qemud.block.ranges import RangeLocks
 
@@ -53,6 +53,8 @@ class Copier:
         self.todo = DirtyBitmap(source.size, cluster)
         self.todo.set(0, source.size)
         self.copied: Callable[[int], None] = lambda _length: None
+        self.stride = 0
+        """How large a step is worth to be tried next, bytes."""
         self._ranges = RangeLocks()
 
     async def before_write(self, offset: int, length: int) -> None:
@@ -77,7 +79,8 @@ class Copier:
             await self.before_write(offset, length)
 
     async def copy(self, offset: int, length: int, view: memoryview) -> None:
-        """Copy a range that was dirty and is not any more, by a buffer of that size.  CopyError, and then the rest is dirty again."""
+        """Copy a range that was dirty and is not any more, by a buffer of whole clusters.  CopyError, and then the rest is dirty again."""
+        empty = True
         position, end = offset, offset + length
         source, target = self.source, self.target
         read = True
@@ -91,6 +94,8 @@ class Copier:
                         read = False
                         await target.write_zeroes(position, count, unmap=True)
                     else:
+                        empty = False
+                        count = min(count, len(view))
                         piece = [view[:count]]
                         await source.readv(position, piece)
                         read = False
@@ -105,6 +110,8 @@ class Copier:
         except OSError as error:
             self.todo.set(position, end - position)
             raise CopyError(error, position, read=read) from None
+        # Where there is nothing but zeroes, larger steps are taken.
+        self.stride = min(2 * max(self.stride, len(view)), LARGEST_STRIDE) if empty else 0
 
     def _whole(self, length: int, wanted: int) -> int:
         """So much of a range as is whole clusters; at least one of them."""

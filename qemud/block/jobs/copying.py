@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 20
 IN_FLIGHT = 16
+LARGEST_STRIDE = 1 << 30
+"""How much is looked at in one piece where there is nothing to copy, bytes."""
 
 
 class Buffers:

@@ -28,7 +28,7 @@ from qemud.block.edges import Role
 from qemud.block.graph import descendants
 from qemud.block.jobs import chain
 from qemud.block.jobs.blockjob import BlockJob
-from qemud.block.jobs.copying import CHUNK, IN_FLIGHT, CopyError, Flights, bounce
+from qemud.block.jobs.copying import CHUNK, IN_FLIGHT, LARGEST_STRIDE, CopyError, Flights, bounce
 from qemud.block.jobs.filters import FilterOptions, JobFilter, driver_name, job_edges, pull_out, put_above
 from qemud.block.ranges import RangeLocks
 from qemud.block.reopen import set_read_only
@@ -181,6 +181,7 @@ class Mirror(BlockJob):
         self._ranges = RangeLocks()
         self._unit = self.bitmap.granularity
         self._position = 0
+        self._stride = 0
         self._drained: BlockNode | None = None
         self._finished = False
 
@@ -397,14 +398,15 @@ class Mirror(BlockJob):
         """Begin to copy what is dirty, as much as may be under way at a time."""
         size = self.filter.file.size
         while not flights.full:
-            found = self.bitmap.next_extent(self._position, limit=flights.size)
+            stride = max(self._stride, flights.size)
+            found = self.bitmap.next_extent(self._position, limit=stride)
             if found is None:
                 if not self._position:
                     return
                 self._position = 0
                 continue
             start, end = found[0] // self._unit * self._unit, found[0] + found[1]
-            end = min(-(-end // self._unit) * self._unit, start + flights.size, size)
+            end = min(-(-end // self._unit) * self._unit, start + stride, size)
             self._position = end if end < size else 0
             # Before anything is read: what the guest writes from now on is to be copied once more.
             self.bitmap.reset(start, end - start)
@@ -416,15 +418,18 @@ class Mirror(BlockJob):
     async def _copy(self, offset: int, length: int, view: memoryview) -> None:
         """Copy a range that was dirty.  CopyError."""
         async with self._ranges.hold(offset, offset + length):
-            await self._copy_range(offset, length, view)
+            empty = await self._copy_range(offset, length, view)
+        # Where there is nothing but zeroes, larger steps are taken.
+        self._stride = min(2 * max(self._stride, len(view)), LARGEST_STRIDE) if empty else 0
 
     def _copy_failed(self, error: CopyError, end: int) -> None:
         self.bitmap.set(error.offset, end - error.offset)
         if self._error(error.error, read=error.read) == "report" and self.trouble is None:
             self.trouble = error.error
 
-    async def _copy_range(self, offset: int, length: int, view: memoryview) -> None:
-        """Copy a range, in as many pieces as it has kinds of data.  CopyError."""
+    async def _copy_range(self, offset: int, length: int, view: memoryview) -> bool:
+        """Copy a range, in as many pieces as it has kinds of data; whether there were only zeroes.  CopyError."""
+        empty = True
         source, target = self.filter.file, self.target_node
         position, end = offset, offset + length
         read = True
@@ -437,6 +442,7 @@ class Mirror(BlockJob):
                     read = False
                     await target.write_zeroes(position, count, unmap=self.setup.unmap)
                 else:
+                    empty = False
                     count = min(count, len(view))
                     piece = [view[:count]]
                     await source.readv(position, piece)
@@ -446,6 +452,7 @@ class Mirror(BlockJob):
                 self.advance(count)
         except OSError as error:
             raise CopyError(error, position, read=read) from None
+        return empty
 
     def _whole_units(self, position: int, length: int, end: int) -> int:
         """So much of a range as keeps to the units of the bitmap; at least one of them."""
