@@ -8,12 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from qemud._generated.commands.block_core import BlockCoreCommands
+from qemud._generated.commands.block_graph import BlockGraphCommands
 from qemud._generated.commands.block_info import BlockInfoCommands
 from qemud._generated.commands.block_stats import BlockStatsCommands
 from qemud._generated.commands.block_throttle import BlockThrottleCommands
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
+    from qemud._generated.types.block_graph import XDbgBlockGraph
     from qemud._generated.types.block_info import BlockDeviceInfo, BlockInfo
     from qemud._generated.types.block_options import BlockdevOptions
     from qemud._generated.types.block_stats import BlockStats
@@ -164,3 +166,16 @@ class BlockThrottleHandlers(BlockThrottleCommands):
             raise GenericError("Device has no medium")
         limits = limits_from_old_names(msgspec.structs.asdict(arg))
         limit(backend, limits, arg.group, arg.device or arg.id or "")
+
+
+class BlockGraphHandlers(BlockGraphCommands):
+    """Handlers of `block-graph.json`."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def x_debug_query_block_graph(self) -> XDbgBlockGraph:
+        """`x-debug-query-block-graph`."""
+        from qemud.block.info import block_graph
+
+        return block_graph(self._services.block)

@@ -8,6 +8,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from qemud._generated.types.block_graph import (
+    BlockPermission,
+    XDbgBlockGraph,
+    XDbgBlockGraphEdge,
+    XDbgBlockGraphNode,
+    XDbgBlockGraphNodeType,
+)
 from qemud._generated.types.block_info import BlockdevCacheInfo, BlockDeviceInfo, BlockInfo, ImageInfo
 from qemud._generated.types.block_stats import (
     BlockDeviceStats,
@@ -206,3 +213,46 @@ def _timed(interval: Interval) -> BlockDeviceTimedStats:
     for name in ("min", "max", "avg"):
         values[f"{name}_zone_append_latency_ns"] = 0
     return BlockDeviceTimedStats(**values, avg_zone_append_queue_depth=0.0)
+
+
+# The graph itself.
+
+
+def block_graph(graph: Graph) -> XDbgBlockGraph:
+    """Everything in the graph for `x-debug-query-block-graph`: backends, who else uses nodes, and nodes."""
+    numbers: dict[int, int] = {}
+    found = XDbgBlockGraph(nodes=[], edges=[])
+
+    def add(part: object, kind: XDbgBlockGraphNodeType, name: str) -> None:
+        numbers[id(part)] = len(numbers) + 1
+        found.nodes.append(XDbgBlockGraphNode(id=numbers[id(part)], type=kind, name=name))
+
+    for backend in graph.backends:
+        add(backend, XDbgBlockGraphNodeType.BLOCK_BACKEND, backend.name or backend.device_id)
+    nodes = list(graph.nodes.values())
+    others = {id(edge.user): edge.user for node in nodes for edge in node.parents}
+    for node in nodes:
+        others.pop(id(node), None)
+    for key, user in others.items():
+        if key not in numbers:
+            add(user, XDbgBlockGraphNodeType.BLOCK_JOB, str(getattr(user, "id", user.description())))
+    for node in nodes:
+        add(node, XDbgBlockGraphNodeType.BLOCK_DRIVER, node.node_name)
+    for node in nodes:
+        found.edges += [
+            XDbgBlockGraphEdge(
+                parent=numbers[id(edge.user)],
+                child=numbers[id(node)],
+                name=edge.name,
+                perm=_permissions(edge.needs),
+                shared_perm=_permissions(edge.shares),
+            )
+            for edge in node.parents
+            if id(edge.user) in numbers
+        ]
+    return found
+
+
+def _permissions(bits: int) -> list[BlockPermission]:
+    # The last first, as in QEMU.
+    return [each for number, each in enumerate(BlockPermission) if bits >> number & 1][::-1]

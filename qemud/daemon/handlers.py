@@ -12,6 +12,7 @@ HANDLERS: dict[str, str] = {
     "block-changes": "qemud.block.jobs.change_commands:BlockChangesHandlers",
     "block-core": "qemud.block.commands:BlockCoreHandlers",
     "block-export": "qemud.block.nbd.commands:BlockExportHandlers",
+    "block-graph": "qemud.block.commands:BlockGraphHandlers",
     "block-info": "qemud.block.commands:BlockInfoHandlers",
     "block-internal": "qemud.block.internal:BlockInternalHandlers",
     "block-jobs": "qemud.block.jobs.commands:BlockJobsHandlers",

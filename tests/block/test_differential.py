@@ -219,8 +219,29 @@ LINES: list[Step] = [
 ]
 
 
+GRAPH: list[Step] = [
+    (ADD, {"driver": "null-co", "node-name": "n"}),
+    (ADD, {"driver": "raw", "node-name": "part", "file": "n", "offset": 512}),
+    (ADD, {"driver": "raw", "node-name": "ro", "file": "n", "read-only": True}),
+    (ADD, {"driver": "copy-on-read", "node-name": "c", "file": "n"}),
+    ("x-debug-query-block-graph", {}),
+]
+
+
+def named(graph: Any) -> Any:
+    """A block graph without numbers and without order."""
+    names = {each["id"]: (each["type"], each["name"]) for each in graph["nodes"]}
+    edges = [
+        (names[each["parent"]], names[each["child"]], each["name"], each["perm"], each["shared-perm"])
+        for each in graph["edges"]
+    ]
+    return sorted(names.values()), sorted(edges)
+
+
 def settled(value: Any) -> Any:
     """An answer without what differs by chance."""
+    if isinstance(value, dict) and value.keys() == {"nodes", "edges"}:
+        return named({key: settled(each) for key, each in value.items()})
     if isinstance(value, dict):
         return {key: settled(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -256,6 +277,9 @@ def images(folder: Path) -> None:
             id="media",
         ),
         pytest.param(GROUPS, (), id="groups"),
+        pytest.param(
+            GRAPH, ("-drive", "if=none,file=a.img,format=raw,id=d0", "-drive", "if=none,id=e"), id="graph"
+        ),
         pytest.param(
             LIMITS,
             (
