@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from qemud.block.bitmaps import DEFAULT_CHECKS, DirtyBitmap, add_bitmap
 from qemud.block.qcow2 import layout
 from qemud.block.qcow2.header import BitmapsExtension
-from qemud.block.qcow2.image import DIRECTORY
+from qemud.block.qcow2.layout import DIRECTORY
 from qemud.block.qcow2.mapping import decode_table, encode_table
 from qemud.block.qcow2.walk import read_table
 from qemud.qapi.runtime.errors import GenericError

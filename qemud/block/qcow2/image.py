@@ -20,7 +20,21 @@ from typing import TYPE_CHECKING, Any
 
 from qemud.block.qcow2 import layout
 from qemud.block.qcow2.header import FIRST_PART, Header
-from qemud.block.qcow2.layout import OFFSET, REFTABLE_OFFSET
+from qemud.block.qcow2.layout import (
+    ACTIVE_L1,
+    ACTIVE_L2,
+    CACHED,
+    DIRECTORY,
+    GUARDED,
+    HEADER,
+    INACTIVE_L1,
+    INACTIVE_L2,
+    OFFSET,
+    REFCOUNT_BLOCK,
+    REFCOUNT_TABLE,
+    REFTABLE_OFFSET,
+    SNAPSHOT_TABLE,
+)
 from qemud.block.qcow2.mapping import Mapping, decode_table, encode_table, sectors_of
 from qemud.block.qcow2.refcounts import Refcounts
 from qemud.qapi.runtime.errors import GenericError
@@ -36,31 +50,6 @@ _TOO_MANY_DROPPED = 4096
 """So many clusters wait for a flush that one is made."""
 _MANY_TABLES = 1 << 18
 """With more tables than this, only the constant ones are guarded: an image of such a kind is none that anybody has made."""
-
-GUARDED = (
-    "qcow2_header",
-    "active L1 table",
-    "active L2 table",
-    "refcount block",
-    "snapshot table",
-    "inactive L1 table",
-    "inactive L2 table",
-    "refcount table",
-    "bitmap directory",
-)
-(
-    HEADER,
-    ACTIVE_L1,
-    ACTIVE_L2,
-    REFCOUNT_BLOCK,
-    SNAPSHOT_TABLE,
-    INACTIVE_L1,
-    INACTIVE_L2,
-    REFCOUNT_TABLE,
-    DIRECTORY,
-) = range(9)
-CONSTANT = frozenset((HEADER, ACTIVE_L1, REFCOUNT_TABLE, SNAPSHOT_TABLE, DIRECTORY))
-CACHED = CONSTANT | {ACTIVE_L2, REFCOUNT_BLOCK, INACTIVE_L1}
 
 
 class _Dropped:
@@ -105,6 +94,7 @@ class Image:
         self._next_ticket = 0
         self._dropped: list[_Dropped] = []
         self._dropped_clusters = 0
+        self._touched = 0
         self._writing = asyncio.Lock()
         self._header_lock = asyncio.Lock()
         self._feature_lock = asyncio.Lock()
@@ -179,8 +169,16 @@ class Image:
 
         `kind` says why, for the options `pass-discard-*`: request, snapshot, always, never or other.
         """
+        if kind == "always":
+            # Whoever wanted them may have written there before it failed.
+            self._touched = max(self._touched, offset + clusters * self.cluster_size)
         self._dropped.append(_Dropped(offset, clusters, kind, self._next_ticket))
         self._dropped_clusters += clusters
+
+    @property
+    def untouched(self) -> int:
+        """From where on nobody has ever written to the file, so that it is zero there."""
+        return max(self.file.size, self._touched)
 
     @property
     def too_many_dropped(self) -> bool:

@@ -61,6 +61,32 @@ PACKED = 6
 INVALID = 7
 """The entry makes no sense."""
 
+# Kinds of tables, which data must not be written over; with the names that QEMU has for them.
+GUARDED = (
+    "qcow2_header",
+    "active L1 table",
+    "active L2 table",
+    "refcount block",
+    "snapshot table",
+    "inactive L1 table",
+    "inactive L2 table",
+    "refcount table",
+    "bitmap directory",
+)
+(
+    HEADER,
+    ACTIVE_L1,
+    ACTIVE_L2,
+    REFCOUNT_BLOCK,
+    SNAPSHOT_TABLE,
+    INACTIVE_L1,
+    INACTIVE_L2,
+    REFCOUNT_TABLE,
+    DIRECTORY,
+) = range(9)
+CONSTANT = frozenset((HEADER, ACTIVE_L1, REFCOUNT_TABLE, SNAPSHOT_TABLE, DIRECTORY))
+CACHED = CONSTANT | {ACTIVE_L2, REFCOUNT_BLOCK, INACTIVE_L1}
+
 
 def sharp(value: int) -> str:
     """A number in texts, as C prints it with `%#x`."""

@@ -26,7 +26,8 @@ from qemud.block.qcow2.bitmaps import (
     remove_bitmap,
     store_bitmaps,
 )
-from qemud.block.qcow2.image import INACTIVE_L2, Image
+from qemud.block.qcow2.image import Image
+from qemud.block.qcow2.layout import INACTIVE_L2
 from qemud.block.qcow2.options import Settings
 from qemud.block.qcow2.requests import Qcow2Requests
 from qemud.block.qcow2.snapshots import create, delete, find, find_tables, read_snapshots

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qemud.block.qcow2 import layout
-from qemud.block.qcow2.image import (
+from qemud.block.qcow2.layout import (
     ACTIVE_L1,
     ACTIVE_L2,
     CACHED,

@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qemud.block.qcow2 import layout
-from qemud.block.qcow2.image import ACTIVE_L1
-from qemud.block.qcow2.layout import OFFSET
+from qemud.block.qcow2.layout import ACTIVE_L1, OFFSET
 from qemud.block.qcow2.mapping import encode_table
 from qemud.qapi.runtime.errors import GenericError
 

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 
 from qemud.block.qcow2 import layout
 from qemud.block.qcow2.header import check_table
-from qemud.block.qcow2.image import SNAPSHOT_TABLE
-from qemud.block.qcow2.layout import COPIED, OFFSET
+from qemud.block.qcow2.layout import COPIED, OFFSET, SNAPSHOT_TABLE
 from qemud.block.qcow2.mapping import encode_table
 from qemud.block.qcow2.walk import mark_copied, read_table, referenced
 from qemud.qapi.runtime.errors import GenericError

@@ -9,8 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from qemud.block.pool import pool
-from qemud.block.qcow2.image import ACTIVE_L2
-from qemud.block.qcow2.layout import COMPRESSED, COPIED, OFFSET, sharp
+from qemud.block.qcow2.layout import ACTIVE_L2, COMPRESSED, COPIED, OFFSET, sharp
 from qemud.block.qcow2.mapping import decode_table, encode_table
 from qemud.block.qcow2.write import packed_range
 

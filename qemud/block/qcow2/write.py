@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from qemud.block.buffers import ZERO_CHUNK, ZEROES, cut, total
 from qemud.block.qcow2 import layout
-from qemud.block.qcow2.image import ACTIVE_L2
-from qemud.block.qcow2.layout import COMPRESSED, COPIED, OFFSET, ZERO, sharp
+from qemud.block.qcow2.layout import ACTIVE_L2, COMPRESSED, COPIED, OFFSET, ZERO, sharp
 from qemud.block.ranges import RangeLocks
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ class Writer:
                 table = memoryview(bytearray(size))
                 await image.file.readv(old, [table])
                 await image.file.writev(place, [table])
-            elif place < image.file.size:
+            elif place < image.untouched:
                 await image.file.write_zeroes(place, size)
         except BaseException:
             image.drop(place, 1, "always")
@@ -172,7 +171,7 @@ class Writer:
             wanted = min(-(-(inside + count) // size), mapping.entries_from(offset, count))
             place, clusters = await image.refcounts.allocate(wanted)
             new = place
-            fresh = place >= image.file.size
+            fresh = place >= image.untouched
         count = min(count, clusters * size - inside)
         clusters = -(-(inside + count) // size)
         try:
@@ -281,8 +280,8 @@ class Writer:
         place, count = await image.refcounts.allocate(count)
         image.guard(place, count * size)
         # What was in the file there must not be seen.
-        hidden = ZERO if place < image.file.size and image.header.version >= 3 else 0
-        if place < image.file.size and not hidden:
+        hidden = ZERO if place < image.untouched and image.header.version >= 3 else 0
+        if place < image.untouched and not hidden:
             await image.file.write_zeroes(place, count * size)
         if self.has_backing and image.header.version >= 3:
             hidden = ZERO

@@ -68,7 +68,7 @@ def spoil(rng: random.Random, image: bytes) -> bytes:
             where -= where % 8
             data[where : where + 8] = struct.pack(">Q", rng.randrange(len(data) // 512 + 1) * 512 | 1 << 63)
         else:
-            del data[rng.randrange(200, len(data)) :]
+            del data[rng.randrange(600, max(601, len(data))) :]
     return bytes(data).ljust(1024, b"\0")
 
 

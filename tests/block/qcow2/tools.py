@@ -100,8 +100,10 @@ class MemoryNode(NullCoNode, driver=BlockdevDriver.NULL_CO):
     async def do_writev(self, offset: int, buffers: Sequence[memoryview], *, fua: bool) -> None:
         data = b"".join(buffers)
         await self._delay()
-        if self.fails():
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        failed = self.fails()
+        if failed:
+            # Some of it may have been written all the same.
+            data = data[: self._rng.randrange(len(data) // SECTOR + 1) * SECTOR]
         end = offset + len(data)
         if end > CAPACITY:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -111,6 +113,8 @@ class MemoryNode(NullCoNode, driver=BlockdevDriver.NULL_CO):
         first, last = offset // SECTOR, -(-end // SECTOR)
         for sector in range(first, last):
             self.pending.append((sector, bytes(self._now[sector * SECTOR : (sector + 1) * SECTOR])))
+        if failed:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         self._happened()
 
     async def do_write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
