@@ -17,6 +17,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qemud._generated.types.virtio_net import VirtioNetOptions, VirtioNetState
+from qemud.hw.virtio import net_features as bits
 from qemud.hw.virtio.device import STATUS_DRIVER_OK, VirtioDevice
 from qemud.hw.virtio.net_control import Control, hexed
 from qemud.hw.virtio.queue import FEATURE_VERSION_1, MAX_SIZE, QueueError
@@ -27,9 +28,6 @@ from qemud.net.nic import Nic
 from qemud.net.offload import (
     GSO_ECN,
     GSO_NONE,
-    GSO_TCPV4,
-    GSO_TCPV6,
-    GSO_UDP,
     HEADER,
     NEEDS_CSUM,
     Offload,
@@ -43,60 +41,6 @@ if TYPE_CHECKING:
     from qemud.machine.dma import Segment
     from qemud.net.client import Frame, Frames
     from qemud.net.registry import Networks
-
-FEATURE_CSUM = 1 << 0
-FEATURE_GUEST_CSUM = 1 << 1
-FEATURE_CTRL_GUEST_OFFLOADS = 1 << 2
-FEATURE_MTU = 1 << 3
-FEATURE_MAC = 1 << 5
-FEATURE_GSO = 1 << 6  # legacy
-FEATURE_GUEST_TSO4 = 1 << 7
-FEATURE_GUEST_TSO6 = 1 << 8
-FEATURE_GUEST_ECN = 1 << 9
-FEATURE_GUEST_UFO = 1 << 10
-FEATURE_HOST_TSO4 = 1 << 11
-FEATURE_HOST_TSO6 = 1 << 12
-FEATURE_HOST_ECN = 1 << 13
-FEATURE_HOST_UFO = 1 << 14
-FEATURE_MRG_RXBUF = 1 << 15
-FEATURE_STATUS = 1 << 16
-FEATURE_CTRL_VQ = 1 << 17
-FEATURE_CTRL_RX = 1 << 18
-FEATURE_CTRL_VLAN = 1 << 19
-FEATURE_CTRL_RX_EXTRA = 1 << 20
-FEATURE_GUEST_ANNOUNCE = 1 << 21
-FEATURE_CTRL_MAC_ADDR = 1 << 23
-FEATURE_SPEED_DUPLEX = 1 << 63
-
-GUEST_OFFLOADS = (
-    FEATURE_GUEST_CSUM | FEATURE_GUEST_TSO4 | FEATURE_GUEST_TSO6 | FEATURE_GUEST_ECN | FEATURE_GUEST_UFO
-)
-HOST_OFFLOADS = FEATURE_HOST_TSO4 | FEATURE_HOST_TSO6 | FEATURE_HOST_ECN | FEATURE_HOST_UFO
-
-_ALWAYS = (
-    ("mrg_rxbuf", FEATURE_MRG_RXBUF),
-    ("status", FEATURE_STATUS),
-    ("ctrl_vq", FEATURE_CTRL_VQ),
-    ("ctrl_rx", FEATURE_CTRL_RX),
-    ("ctrl_vlan", FEATURE_CTRL_VLAN),
-    ("ctrl_rx_extra", FEATURE_CTRL_RX_EXTRA),
-    ("ctrl_mac_addr", FEATURE_CTRL_MAC_ADDR),
-    ("ctrl_guest_offloads", FEATURE_CTRL_GUEST_OFFLOADS),
-    ("guest_announce", FEATURE_GUEST_ANNOUNCE),
-)
-# Which depend on the backend: the option, the bit, and what the backend must take.
-_OFFLOADS = (
-    ("csum", FEATURE_CSUM, "csum"),
-    ("guest_csum", FEATURE_GUEST_CSUM, "csum"),
-    ("guest_tso4", FEATURE_GUEST_TSO4, "tso4"),
-    ("guest_tso6", FEATURE_GUEST_TSO6, "tso6"),
-    ("guest_ecn", FEATURE_GUEST_ECN, "ecn"),
-    ("guest_ufo", FEATURE_GUEST_UFO, "ufo"),
-    ("host_tso4", FEATURE_HOST_TSO4, "tso4"),
-    ("host_tso6", FEATURE_HOST_TSO6, "tso6"),
-    ("host_ecn", FEATURE_HOST_ECN, "ecn"),
-    ("host_ufo", FEATURE_HOST_UFO, "ufo"),
-)
 
 STATUS_LINK_UP = 1
 STATUS_ANNOUNCE = 2
@@ -118,11 +62,6 @@ BATCH = 256
 _CONFIG = Struct("<6sHHHIB")
 _ONE_BUFFER = b"\x01\x00"
 _COUNT = Struct("<H")
-_GSO_FEATURES = {
-    GSO_TCPV4: (FEATURE_HOST_TSO4, FEATURE_GUEST_TSO4),
-    GSO_TCPV6: (FEATURE_HOST_TSO6, FEATURE_GUEST_TSO6),
-    GSO_UDP: (FEATURE_HOST_UFO, FEATURE_GUEST_UFO),
-}
 _SPEED_UNKNOWN = -1
 _DUPLEX = {"half": 0, "full": 1, None: 0xFF}
 
@@ -266,30 +205,11 @@ class VirtioNet(
     def offered(self, *, legacy: bool) -> int:
         """Only drivers of the legacy interface are told of large frames in general."""
         features = super().offered(legacy=legacy)
-        return features if legacy else features & ~FEATURE_GSO
+        return features if legacy else features & ~bits.FEATURE_GSO
 
     def features(self) -> int:
         """What the card, and the backend, can do."""
-        options = self.options
-        features = FEATURE_MAC
-        for name, bit in _ALWAYS:
-            if getattr(options, name):
-                features |= bit
-        for name, bit, needed in _OFFLOADS:
-            if getattr(options, name) and getattr(self._backend, needed):
-                features |= bit
-        # Large frames come without checksums.
-        if not features & FEATURE_CSUM:
-            features &= ~HOST_OFFLOADS
-        if not features & FEATURE_GUEST_CSUM:
-            features &= ~GUEST_OFFLOADS
-        if options.gso and self._backend.csum:
-            features |= FEATURE_GSO
-        if options.host_mtu:
-            features |= FEATURE_MTU
-        if options.speed >= 0 or options.duplex is not None:
-            features |= FEATURE_SPEED_DUPLEX
-        return features
+        return bits.features_of(self.options, self._backend)
 
     def config(self) -> bytes:
         """The layout is that of the standard's `virtio_net_config`, as far as the features need it."""
@@ -311,7 +231,7 @@ class VirtioNet(
 
     def write_config(self, offset: int, data: bytes) -> None:
         """Drivers from before there were commands write the address here."""
-        if self.state.features & (FEATURE_CTRL_MAC_ADDR | FEATURE_VERSION_1) or offset >= MAC_LENGTH:
+        if self.state.features & (bits.FEATURE_CTRL_MAC_ADDR | FEATURE_VERSION_1) or offset >= MAC_LENGTH:
             return
         mac = bytearray(bytes.fromhex(self.state.mac))
         mac[offset : offset + len(data)] = data
@@ -319,27 +239,18 @@ class VirtioNet(
 
     def set_features(self, features: int) -> None:
         """The driver has taken these."""
-        mergeable = features & (FEATURE_MRG_RXBUF | FEATURE_VERSION_1)
+        mergeable = features & (bits.FEATURE_MRG_RXBUF | FEATURE_VERSION_1)
         self._header_length = _LONG_HEADER if mergeable else _HEADER_LENGTH
-        self.state.all_vlans = not features & FEATURE_CTRL_VLAN
-        self.set_offloads(features & GUEST_OFFLOADS)
+        self.state.all_vlans = not features & bits.FEATURE_CTRL_VLAN
+        self.set_offloads(features & bits.GUEST_OFFLOADS)
 
-    def set_offloads(self, bits: int) -> None:
+    def set_offloads(self, wanted: int) -> None:
         """The driver takes frames of these kinds from now on."""
-        self.state.offloads = bits if bits & FEATURE_GUEST_CSUM else 0
+        self.state.offloads = wanted if wanted & bits.FEATURE_GUEST_CSUM else 0
         self._tell_offloads()
 
     def _tell_offloads(self) -> None:
-        bits = self.state.offloads
-        self.nic.takes(
-            Offload(
-                csum=bool(bits & FEATURE_GUEST_CSUM),
-                tso4=bool(bits & FEATURE_GUEST_TSO4),
-                tso6=bool(bits & FEATURE_GUEST_TSO6),
-                ecn=bool(bits & FEATURE_GUEST_ECN),
-                ufo=bool(bits & FEATURE_GUEST_UFO),
-            )
-        )
+        self.nic.takes(bits.offload_of(self.state.offloads))
 
     def set_status(self, status: int) -> None:
         """Buffers may have been put there before."""
@@ -390,7 +301,7 @@ class VirtioNet(
 
     def announce_itself(self) -> None:
         """Have the driver tell the network of its addresses."""
-        wanted = FEATURE_GUEST_ANNOUNCE | FEATURE_CTRL_VQ
+        wanted = bits.FEATURE_GUEST_ANNOUNCE | bits.FEATURE_CTRL_VQ
         if self.realized and self.state.features & wanted == wanted:
             self.state.announce = True
             self.config_changed()
@@ -453,7 +364,7 @@ class VirtioNet(
         else:
             whole = b"".join([view(*piece) for piece in pieces])
             header, frame = whole[:_HEADER_LENGTH], whole[length:]
-        if header == _NO_HEADER or not self.state.features & FEATURE_CSUM:
+        if header == _NO_HEADER or not self.state.features & bits.FEATURE_CSUM:
             return b"", frame
         return self._checked(header, frame)
 
@@ -464,7 +375,7 @@ class VirtioNet(
         if flags and start + offset + 2 > len(frame):
             return None
         if gso != GSO_NONE:
-            wanted = _GSO_FEATURES.get(gso & ~GSO_ECN)
+            wanted = bits.GSO_FEATURES.get(gso & ~GSO_ECN)
             if wanted is None or not self.state.features & wanted[0] or not size or not flags:
                 return None
         elif not flags:
@@ -497,10 +408,10 @@ class VirtioNet(
         """One frame; False if there are no buffers for it."""
         if header and not self._may_have(header):
             return True
-        header = header if header and self.state.offloads & FEATURE_GUEST_CSUM else _NO_HEADER
+        header = header if header and self.state.offloads & bits.FEATURE_GUEST_CSUM else _NO_HEADER
         content = b"".join((header, _ONE_BUFFER if self._header_length == _LONG_HEADER else b"", frame))
         left = len(content)
-        mergeable = bool(self.state.features & FEATURE_MRG_RXBUF)
+        mergeable = bool(self.state.features & bits.FEATURE_MRG_RXBUF)
         taken: list[tuple[Element, int]] = []
         while left > 0:
             element = queue.pop()
@@ -545,8 +456,9 @@ class VirtioNet(
         """Whether the driver takes a frame with that header; it may have changed its mind while the frame came."""
         gso = header[1] & ~GSO_ECN
         if gso == GSO_NONE:
-            return bool(self.state.offloads & FEATURE_GUEST_CSUM) or not header[0] & NEEDS_CSUM
-        return bool(self.state.offloads & _GSO_FEATURES[gso][1])
+            return bool(self.state.offloads & bits.FEATURE_GUEST_CSUM) or not header[0] & NEEDS_CSUM
+        needed = bits.GSO_FEATURES.get(gso)
+        return needed is not None and bool(self.state.offloads & needed[1])
 
     # -- state ------------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from struct import Struct
 from typing import TYPE_CHECKING
 
 from qemud._generated.types.net import RxFilterInfo, RxState
+from qemud.hw.virtio.net_features import FEATURE_CTRL_GUEST_OFFLOADS, GUEST_OFFLOADS
 from qemud.hw.virtio.queue import QueueError
 from qemud.net.mac import LENGTH, show
 from qemud.qapi.runtime.errors import GenericError
@@ -96,13 +97,15 @@ class Control:
         def which(none: bool, every: bool) -> RxState:
             return RxState.NONE if none else RxState.ALL if every else RxState.NORMAL
 
-        vlans = list(range(MAX_VLAN)) if state.all_vlans else sorted(state.vlans)
+        vlans = sorted(state.vlans)
+        if state.all_vlans and state.features:
+            vlans = list(range(MAX_VLAN))
         return RxFilterInfo(
             name=name,
             promiscuous=state.promisc,
             multicast=which(state.nomulti, state.allmulti),
             unicast=which(state.nouni, state.alluni),
-            vlan=which(not vlans, state.all_vlans),
+            vlan=which(not vlans and not state.all_vlans, state.all_vlans),
             broadcast_allowed=not state.nobcast,
             multicast_overflow=state.multicast_overflow,
             unicast_overflow=state.unicast_overflow,
@@ -210,8 +213,6 @@ class Control:
         return True
 
     def _offloads(self, command: int, data: bytes) -> bool:
-        from qemud.hw.virtio.net import FEATURE_CTRL_GUEST_OFFLOADS, GUEST_OFFLOADS
-
         if not self._has(FEATURE_CTRL_GUEST_OFFLOADS) or command != GUEST_OFFLOADS_SET:
             return False
         if len(data) != _U64.size:

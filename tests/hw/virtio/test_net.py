@@ -13,6 +13,7 @@ import pytest
 
 from qemud._generated.types.hw_riscv import VirtioMmioOptions
 from qemud.hw.virtio import net as card
+from qemud.hw.virtio import net_features as bits
 from qemud.hw.virtio.mmio import Reg, VirtioMmio
 from qemud.hw.virtio.net import VirtioNet
 from qemud.hw.virtio.net_control import MAC_TABLE_ENTRIES
@@ -230,7 +231,7 @@ def test_one_frame_in_several_buffers() -> None:
 def test_without_merging_a_frame_that_does_not_fit_is_lost() -> None:
     async def main() -> None:
         async with machine() as here:
-            await here.start(~card.FEATURE_MRG_RXBUF)
+            await here.start(~bits.FEATURE_MRG_RXBUF)
             await here.buffers(1, 600)
             await here.arrive(bytes(1000), frame("a"))
             assert await here.received() == [bytes(10) + b"\x01\x00" + frame("a")]
@@ -256,8 +257,8 @@ def test_legacy_headers_are_shorter() -> None:
 
 
 def test_what_the_backend_cannot_take_is_not_offered() -> None:
-    offloads = card.FEATURE_CSUM | card.GUEST_OFFLOADS | card.FEATURE_HOST_TSO4 | card.FEATURE_HOST_TSO6
-    offloads |= card.FEATURE_HOST_ECN | card.FEATURE_HOST_UFO
+    offloads = bits.FEATURE_CSUM | bits.GUEST_OFFLOADS | bits.FEATURE_HOST_TSO4 | bits.FEATURE_HOST_TSO6
+    offloads |= bits.FEATURE_HOST_ECN | bits.FEATURE_HOST_UFO
 
     async def main() -> None:
         async with machine() as here:
@@ -265,7 +266,7 @@ def test_what_the_backend_cannot_take_is_not_offered() -> None:
         async with machine(ALL) as here:
             assert await here.call(here.driver.offered) & offloads == offloads
         async with machine(ALL, guest_tso4=False, csum=False) as here:
-            missing = card.FEATURE_GUEST_TSO4 | card.FEATURE_CSUM | card.HOST_OFFLOADS
+            missing = bits.FEATURE_GUEST_TSO4 | bits.FEATURE_CSUM | bits.HOST_OFFLOADS
             assert await here.call(here.driver.offered) & offloads == offloads & ~missing
 
     asyncio.run(main())
@@ -287,13 +288,13 @@ def test_large_frames_go_both_ways_if_the_driver_has_agreed() -> None:
             content = b"".join(await here.received())
             assert content == header + b"\x0f\x00" + large
             # It may change its mind.
-            assert await here.command(5, 0, struct.pack("<Q", card.FEATURE_GUEST_CSUM)) == 0
+            assert await here.command(5, 0, struct.pack("<Q", bits.FEATURE_GUEST_CSUM)) == 0
             assert here.end.wanted[-1] == Offload(csum=True)
             await here.arrive(large, header=header)
             assert await here.received() == []
             assert await here.command(5, 0, struct.pack("<Q", 1 << 40)) == 1
         async with machine(ALL) as here:
-            await here.start(~card.FEATURE_HOST_TSO4)
+            await here.start(~bits.FEATURE_HOST_TSO4)
             await here.send(header + bytes(2), large)
             await here.send(HEADER.pack(NEEDS_CSUM, 0, 0, 0, 34, 1000) + bytes(2), frame("beyond its end"))
             await here.send(HEAD, frame("good"))
@@ -562,7 +563,7 @@ def test_state_is_kept() -> None:
             await here.command(1, 0, struct.pack("<I", 0) + struct.pack("<I", 1) + GROUP[:6])
             await here.command(2, 0, struct.pack("<H", 7))
             await here.command(1, 1, TO_OTHERS[:6])
-            await here.command(5, 0, struct.pack("<Q", card.FEATURE_GUEST_CSUM))
+            await here.command(5, 0, struct.pack("<Q", bits.FEATURE_GUEST_CSUM))
             saved = await here.call(here.device.save)
             await here.buffers(2, 200)
             await here.call(reset_tree, here.device)
@@ -610,6 +611,17 @@ def test_hostile_drivers(seed: int) -> None:
     async def main() -> None:
         dice = random.Random(seed)
         async with machine(ALL, packed=True) as here:
+            failures: list[BaseException] = []
+            look = here.device.look
+
+            def watched() -> None:
+                try:
+                    look()
+                except BaseException as error:
+                    failures.append(error)
+                    raise
+
+            here.device.look = watched  # type: ignore[method-assign]
             edges = (0, 1, 2, 9, 10, 11, 12, 13, 26, 60, 1514, 65535, 65600, 1 << 20, (1 << 32) - 1)
             for _ in range(150):
                 await here.start(packed=bool(dice.getrandbits(1)))
@@ -659,6 +671,7 @@ def test_hostile_drivers(seed: int) -> None:
             await here.start()
             await here.buffers(4, 2000)
             await here.arrive(frame("alive"))
+            assert failures == []
             assert [each[12:] for each in await here.received()] == [frame("alive")]
 
     asyncio.run(main())
