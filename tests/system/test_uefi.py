@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.guests.firmware import edk2
-from tests.system.linux import board
+from tests.system.linux import board, kernel, shell
+from tests.system.linux import run as run_linux
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,3 +52,23 @@ def test_to_its_shell_and_again_with_what_it_remembers(daemon: Starter, tmp_path
         program.serial.send(b"reset -s\r")
         assert program.qmp.event("SHUTDOWN")["data"] == {"guest": True, "reason": "guest-shutdown"}
         assert program.wait() == 0
+
+
+def test_it_boots_the_kernel_that_it_is_told_of(daemon: Starter, tmp_path: Path) -> None:
+    firmware = edk2()
+    variables = tmp_path / "variables"
+    shutil.copyfile(firmware.variables, variables)
+    program = daemon(
+        *kernel(
+            *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={firmware.code}"),
+            *("-drive", f"if=pflash,unit=1,format=raw,file={variables}"),
+            *("-m", "512"),
+            append="console=ttyS0 by=edk2",
+        ),
+        serial=True,
+    )
+    shell(program)
+    assert "by=edk2" in run_linux(program, "cat /proc/cmdline")[-1]
+    assert "efi" in " ".join(run_linux(program, "ls /sys/firmware"))
+    program.serial.send(b"poweroff -f\r")
+    assert program.qmp.event("SHUTDOWN")["data"] == {"guest": True, "reason": "guest-shutdown"}

@@ -159,6 +159,15 @@ def load_kernel(path: str, *, default_address: int, image_base: int | None, limi
     return Loaded([source.part(path, address)], address, address, address + memory_size)
 
 
+def read_image(path: str, what: str, *, limit: int) -> bytes:
+    """All of a kernel or ramdisk (`what`), a kernel unpacked. Raises LoadError."""
+    failure = f"could not load {what} '{path}'"
+    source = _open(path, failure, limit)
+    if what == "kernel" and source.head[:2] == _GZIP_MAGIC:
+        return _gunzip(source.take(), failure, limit)
+    return source.take()
+
+
 def load_firmware(path: str, *, default_address: int, limit: int) -> Loaded:
     """Firmware: an ELF file, or a raw image for `default_address`. Raises LoadError.
 

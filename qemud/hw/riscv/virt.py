@@ -27,6 +27,7 @@ from qemud._generated.types.hw_riscv import (
 from qemud._generated.types.pci import GpexPcihostOptions
 from qemud._generated.types.pflash import CfiPflash01Options
 from qemud.hw.block.pflash_cfi01 import CfiPflash01
+from qemud.hw.boot.image import read_image
 from qemud.hw.char.ns16550a import Ns16550a
 from qemud.hw.intc.clint import AclintMtimer, AclintSwi
 from qemud.hw.intc.plic import SifivePlic
@@ -280,9 +281,27 @@ class VirtMachine(
         fw_cfg.add(Item.BOOT_MENU, bytes(2))
         for name, content in self.firmware_items.items():
             fw_cfg.add_file(name, content)
+        if self.flash[0].has_drive:
+            self._offer_kernel(fw_cfg)
         self._add("fw_cfg", fw_cfg)
         for index, offset in enumerate((0, CTL_AT, DMA_AT)):
             fw_cfg.map(index, layout.FW_CFG.base + offset)
+
+    def _offer_kernel(self, fw_cfg: FwCfgMem) -> None:
+        """What is in flash memory finds the kernel among what it is told."""
+        options = self.options
+        if options.kernel is None:
+            return
+        kernel = read_image(options.kernel, "kernel", limit=self.ram_size)
+        initrd = b"" if options.initrd is None else read_image(options.initrd, "ramdisk", limit=self.ram_size)
+        command_line = (options.append or "").encode() + b"\0"
+        for size_key, key, content in (
+            (Item.KERNEL_SIZE, Item.KERNEL_DATA, kernel),
+            (Item.INITRD_SIZE, Item.INITRD_DATA, initrd),
+            (Item.CMDLINE_SIZE, Item.CMDLINE_DATA, command_line),
+        ):
+            fw_cfg.add(size_key, len(content).to_bytes(4, "little"))
+            fw_cfg.add(key, content)
 
     def _add_flash(self) -> None:
         for bank, flash in enumerate(self.flash):
