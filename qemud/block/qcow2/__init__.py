@@ -7,7 +7,8 @@ From the file up:
 - `refcounts`: how often each cluster of the file is used, and which are free.
 - `mapping`: where each cluster of the disk is in the file (L1 and L2 tables).
 - `image`: the tables of one open image, and the order in which changes of them reach the disk.
-- `node`: the block node; `write` and `zeroes` have the ways that change tables.
+- `dropped`: clusters that nothing refers to any more.
+- `node`: the block node; `requests`: what it does with reads and writes; `write`: the ways that change tables.
 - `compress`, `check`, `snapshots`, `bitmaps`, `resize`, `create`: what their names say.
 
 **A power cut** at any moment leaves an image without errors: at worst, clusters are counted as used that are not.  Changes
@@ -17,7 +18,7 @@ file between any two steps of which the first was not empty:
 1. blocks of reference counts, 2. the table that finds them, 3. L2 tables, 4. the L1 table.
 
 A cluster that is not referred to any more is free only when that is on disk, and no request that began before can still be
-using it (`Image.drop`).
+using it (`dropped`).
 
 Source: docs/interop/qcow2.txt of QEMU 10.0; block/qcow2*.c for rules that it leaves open and for texts.
 """

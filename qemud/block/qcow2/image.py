@@ -19,6 +19,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from qemud.block.qcow2 import layout
+from qemud.block.qcow2.dropped import Dropped
 from qemud.block.qcow2.header import FIRST_PART, Header
 from qemud.block.qcow2.layout import (
     ACTIVE_L1,
@@ -46,24 +47,8 @@ if TYPE_CHECKING:
     from qemud.block.qcow2.bitmaps import StoredBitmap
     from qemud.block.qcow2.snapshots import Snapshot
 
-_TOO_MANY_DROPPED = 4096
-"""So many clusters wait for a flush that one is made."""
 _MANY_TABLES = 1 << 18
 """With more tables than this, only the constant ones are guarded: an image of such a kind is none that anybody has made."""
-
-
-class _Dropped:
-    """Clusters that are not referred to any more."""
-
-    __slots__ = ("born", "count", "kind", "offset", "written")
-
-    def __init__(self, offset: int, count: int, kind: str, born: int) -> None:
-        self.offset = offset
-        self.count = count
-        self.kind = kind
-        self.born = born
-        self.written = False
-        """That they are not referred to is on its way to the disk."""
 
 
 class Image:
@@ -88,12 +73,7 @@ class Image:
         self.signaled = False
         self.data_first = False
         """Data was written that must be stable before tables that refer to it are."""
-        self.at_once = False
-        """The machine thread is using what it has found in tables."""
-        self._tickets: dict[int, None] = {}
-        self._next_ticket = 0
-        self._dropped: list[_Dropped] = []
-        self._dropped_clusters = 0
+        self.dropped = Dropped(self)
         self._touched = 0
         self._writing = asyncio.Lock()
         self._header_lock = asyncio.Lock()
@@ -155,14 +135,11 @@ class Image:
 
     def enter(self) -> int:
         """A request begins that uses what tables say; give the ticket back with `leave`."""
-        ticket = self._next_ticket
-        self._next_ticket = ticket + 1
-        self._tickets[ticket] = None
-        return ticket
+        return self.dropped.enter()
 
     def leave(self, ticket: int) -> None:
         """The end of `enter`."""
-        del self._tickets[ticket]
+        self.dropped.leave(ticket)
 
     def drop(self, offset: int, clusters: int, kind: str = "other") -> None:
         """Nothing in memory refers to clusters any more: they are freed, or used once less, when that is on disk.
@@ -172,55 +149,16 @@ class Image:
         if kind == "always":
             # Whoever wanted them may have written there before it failed.
             self._touched = max(self._touched, offset + clusters * self.cluster_size)
-        self._dropped.append(_Dropped(offset, clusters, kind, self._next_ticket))
-        self._dropped_clusters += clusters
+        self.dropped.add(offset, clusters, kind)
 
     @property
     def untouched(self) -> int:
         """From where on nobody has ever written to the file, so that it is zero there."""
         return max(self.file.size, self._touched)
 
-    @property
-    def too_many_dropped(self) -> bool:
-        """Whether so much waits for a flush that it should not wait any longer."""
-        return self._dropped_clusters > _TOO_MANY_DROPPED
-
     async def free_dropped(self) -> None:
         """After `write_tables`: make that stable, and free what can be freed."""
-        if not any(each.written for each in self._dropped):
-            return
-        await self.flush_file()
-        if self.at_once:
-            return  # the machine thread may have found one of them just before; another flush will come
-        oldest = next(iter(self._tickets), self._next_ticket)
-        ready = [each for each in self._dropped if each.written and each.born <= oldest]
-        if not ready:
-            return
-        self._dropped = [each for each in self._dropped if not (each.written and each.born <= oldest)]
-        for each in ready:
-            self._dropped_clusters -= each.count
-            try:
-                await self.refcounts.change(each.offset, each.count, -1)
-            except OSError:
-                continue  # never free again, which hurts nobody
-            if each.kind in self.discards:
-                await self._discard(each.offset, each.count)
-
-    async def _discard(self, offset: int, clusters: int) -> None:
-        """Tell the file that clusters are not needed, those that nobody uses."""
-        refcounts, bits = self.refcounts, self.cluster_bits
-        first = offset >> bits
-        try:
-            # Nobody can get one of them meanwhile.
-            async with refcounts.lock:
-                free = [each for each in range(first, first + clusters) if not await refcounts.get(each)]
-                start = 0
-                for i in range(1, len(free) + 1):
-                    if i == len(free) or free[i] != free[i - 1] + 1:
-                        await self.file.discard(free[start] << bits, (i - start) << bits)
-                        start = i
-        except OSError:
-            return  # it was a favour
+        await self.dropped.free()
 
     # The way to the disk.
 
@@ -239,7 +177,7 @@ class Image:
         """
         async with self._writing:
             mapping, refcounts = self.mapping, self.refcounts
-            dropped = [each for each in self._dropped if not each.written]
+            dropped = self.dropped.seal()
             # One moment: what tables refer to now is counted in these blocks, or on disk already.
             with_counts = everything or not self._refcounts_behind
             blocks = [(index, each) for index, each in refcounts.blocks.items() if each.dirty]

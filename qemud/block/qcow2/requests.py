@@ -176,7 +176,7 @@ class Qcow2Requests(BlockNode):
                     position += await self.writer.write(offset + position, part, count)
         finally:
             image.leave(ticket)
-        if image.too_many_dropped:
+        if image.dropped.too_many:
             await self.do_flush_to_os()
 
     async def do_write_compressed(self, offset: int, buffers: Sequence[memoryview]) -> None:
@@ -224,7 +224,7 @@ class Qcow2Requests(BlockNode):
                 position += await step(offset + position, length - position)
         finally:
             image.leave(ticket)
-        if image.too_many_dropped:
+        if image.dropped.too_many:
             await self.do_flush_to_os()
 
     async def do_flush_to_os(self) -> None:
@@ -269,7 +269,7 @@ class Qcow2Requests(BlockNode):
         length = total(buffers)
         if offset + length > self.size or image.unusable:
             return False
-        image.at_once = True
+        image.dropped.at_once = True
         try:
             position = 0
             for _ in range(_AT_ONCE_PIECES):
@@ -294,7 +294,7 @@ class Qcow2Requests(BlockNode):
                     return True
             return False
         finally:
-            image.at_once = False
+            image.dropped.at_once = False
 
     def write_now(self, offset: int, buffers: Sequence[memoryview]) -> bool:
         """What goes to clusters that are there already."""
@@ -307,7 +307,7 @@ class Qcow2Requests(BlockNode):
             or not self.writable_now(offset, length)
         ):
             return False
-        image.at_once = True
+        image.dropped.at_once = True
         try:
             position = 0
             for _ in range(_AT_ONCE_PIECES):
@@ -328,4 +328,4 @@ class Qcow2Requests(BlockNode):
                     return True
             return False
         finally:
-            image.at_once = False
+            image.dropped.at_once = False
