@@ -14,6 +14,7 @@ import pytest
 
 from tests.guests.disk import shell as shell_guest
 from tests.programs import QmpError
+from tests.system.embed import Embedded
 from tests.system.linux import kernel, run, shell
 
 if TYPE_CHECKING:
@@ -327,3 +328,42 @@ def test_memory_is_given_back(daemon: Starter) -> None:
         qmp.event("BALLOON_CHANGE")
     run(program, "dd if=/dev/zero of=/tmp/filled bs=1M count=100 2>/dev/null; sha256sum /tmp/filled")
     assert run(program, "echo still here") == ["still here"]
+
+
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    """In another process: the drivers go on with their disks, ports and memory."""
+    path, content = image(tmp_path, "disk")
+    digest = hashlib.sha256(content).hexdigest()
+    options = kernel(
+        *MODERN,
+        *("-drive", f"file={path},format=raw,if=none,id=d0", *SCSI, "-device", "scsi-hd,drive=d0,id=hd"),
+        *("-device", "scsi-cd,id=cd", "-chardev", "null,id=n0", "-device", "virtio-serial-device"),
+        *("-device", "virtserialport,chardev=n0,name=a,id=p0", "-device", "virtio-balloon-device,id=b0"),
+        append="console=ttyS0 quiet",
+        guest=shell_guest(),
+    )
+    program = Embedded(*options, serial=True)
+    shell(program)
+    run(program, "drivers")
+    assert run(program, "sha256sum /dev/sda")[-1].split()[0] == digest
+    program.qmp.command("balloon", value=200 * MIB)
+    while program.qmp.command("query-balloon")["actual"] != 200 * MIB:
+        run(program, "true")
+    program.qmp.command("stop")
+    program.save(tmp_path / "state")
+    program.close()
+    other = Embedded(*options, "-S", serial=True)
+    try:
+        other.load(tmp_path / "state")
+        assert other.qmp.command("query-balloon") == {"actual": 200 * MIB}
+        other.qmp.command("cont")
+        other.serial.send(b"\r")
+        shell(other)
+        run(other, "echo 3 > /proc/sys/vm/drop_caches")
+        assert run(other, "sha256sum /dev/sda")[-1].split()[0] == digest
+        assert run(other, "echo hello > /dev/vport*p*; echo $?") == ["0"]
+        other.qmp.command("balloon", value=256 * MIB)
+        while other.qmp.command("query-balloon")["actual"] != 256 * MIB:
+            run(other, "true")
+    finally:
+        other.close()
