@@ -67,6 +67,11 @@ def list_asked(line: CommandLine) -> str | None:
     for text in line.chardev or ():
         if (listing := _chardev_help(text)) is not None:
             return listing
+    for text in (*(line.netdev or ()), *(line.nic or ())):
+        from qemud.net.help import kinds_help
+
+        if (listing := kinds_help(text)) is not None:
+            return listing
     return _of_types(line) if line.object or line.device else None
 
 

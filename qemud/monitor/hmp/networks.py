@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qemud.qapi.runtime.errors import QmpError
-from qemud.qapi.runtime.qemuopts import HELP, HintedError
+from qemud.qapi.runtime.qemuopts import HintedError
 from qemud.qapi.runtime.wire import to_wire
 
 if TYPE_CHECKING:
@@ -20,14 +20,12 @@ _ROUNDS = {"initial": 50, "max": 550, "rounds": 5, "step": 100}
 
 async def add(shell: Shell, arguments: dict[str, Any]) -> None:
     """`netdev_add`: described as for -netdev."""
+    from qemud.net.help import kinds_help
     from qemud.net.options import netdev
 
     text: str = arguments["netdev"]
-    if text.split(",", maxsplit=1)[0].removeprefix("type=") in HELP:
-        from qemud._generated.enums import ENUMS
-
-        kinds = "".join(f"{kind}\n" for kind in ENUMS["NetClientDriver"])
-        shell.print(f"Available netdev backend types:\n{kinds}")
+    if (listing := kinds_help(text)) is not None:
+        shell.print(listing)
         return
     try:
         options = netdev(text, shell.reading.warn)
