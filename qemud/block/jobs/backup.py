@@ -144,7 +144,7 @@ class Backup(BlockJob):
         todo = self.copier.todo
         position = 0
         while True:
-            await self.keep_speed()
+            await self.keep_pace()
             if self.is_cancelled or self.trouble is not None:
                 return
             if flights.full:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from qemud.block.edges import Edge
     from qemud.block.jobs.manager import Group, Jobs
     from qemud.block.node import BlockNode
+
+SLICE = 0.1
+"""How long a job works without waiting, at most, seconds."""
 
 
 def drive_name(node: BlockNode) -> str:
@@ -64,6 +68,7 @@ class BlockJob(Job):
         self.iostatus = BlockDeviceIoStatus.OK
         self.limit = RateLimit()
         self.own_drains = 0
+        self._rested = 0.0
         self._uses: list[Edge] = []
 
     # Nodes.
@@ -168,6 +173,15 @@ class BlockJob(Job):
             await self.sleep(delay)
             if not delay or self.is_cancelled:
                 return
+
+    async def keep_pace(self) -> None:
+        """As `keep_speed`, but where there is no limit it waits now and then only; a pause point."""
+        now = time.monotonic()
+        if self.limit.speed or now - self._rested >= SLICE:
+            await self.keep_speed()
+            self._rested = time.monotonic()
+        else:
+            await self.pause_point()
 
     # Errors.
 

@@ -27,7 +27,7 @@ from qemud.block.buffers import total
 from qemud.block.edges import Role
 from qemud.block.graph import descendants
 from qemud.block.jobs import chain
-from qemud.block.jobs.blockjob import BlockJob
+from qemud.block.jobs.blockjob import SLICE, BlockJob
 from qemud.block.jobs.copying import CHUNK, IN_FLIGHT, LARGEST_STRIDE, CopyError, Flights, bounce
 from qemud.block.jobs.filters import FilterOptions, JobFilter, driver_name, job_edges, pull_out, put_above
 from qemud.block.ranges import RangeLocks
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
     from qemud.block.edges import Edge
     from qemud.block.jobs.manager import Jobs
     from qemud.block.node import BlockNode
-
-SLICE = 0.1
-"""How long a job works without a place where it can be paused, and how long it sleeps when there is nothing to do, seconds."""
 
 DEFAULT_BUFFER = 16 << 20
 
@@ -299,10 +296,9 @@ class Mirror(BlockJob):
             self.bitmap.set(0, size)
             return
         base_overlay = chain.overlay_of(source, self.setup.base)
-        last = time.monotonic()
         offset = 0
         while offset < size:
-            last = await self._breathe(last)
+            await self.keep_pace()
             if self.is_cancelled:
                 return
             extent = await chain.status_above(
@@ -316,10 +312,9 @@ class Mirror(BlockJob):
         """Whether the copy is all zeroes now: only if that gives its space back."""
         if not self.target_node.flags.unmap:
             return False
-        last = time.monotonic()
         step = 1 << 30
         for offset in range(0, size, step):
-            last = await self._breathe(last)
+            await self.keep_pace()
             if self.is_cancelled:
                 return True
             length = min(step, size - offset)
@@ -329,15 +324,6 @@ class Mirror(BlockJob):
                 return False
             self.advance(length)
         return True
-
-    async def _breathe(self, last: float) -> float:
-        """A pause point, and a sleep now and then."""
-        now = time.monotonic()
-        if now - last > SLICE:
-            await self.sleep(0)
-            return time.monotonic()
-        await self.pause_point()
-        return last
 
     async def _work(self, source: BlockNode, flights: Flights) -> bool:
         """Copy until the end is wanted and reached: then the source stays drained, and this is True."""
@@ -374,7 +360,7 @@ class Mirror(BlockJob):
                 self.end_own_drain(source)
                 continue
             if not self.is_ready or finish:
-                await self.keep_speed()
+                await self.keep_pace()
             elif not flights.count and not count:
                 await self.sleep(SLICE)
             last = time.monotonic()

@@ -64,7 +64,7 @@ class Sweep(BlockJob):
     async def _go_over(self, size: int, flights: Flights) -> None:
         position = found = 0
         while True:
-            await self.keep_speed()
+            await self.keep_pace()
             if self.is_cancelled or (self.trouble is not None and not self.keeps_ignored):
                 return
             if flights.full:
