@@ -78,6 +78,10 @@ async def serve(line: CommandLine, target: str, daemonizer: Daemonizer) -> int:
         await daemon.close()
 
 
+_PATIENCE = 10
+"""Seconds that the end of the process waits for a machine that may hang."""
+
+
 class Opened:
     """What the first phase hands to the second: the options of machine and engine, the serial ports' character devices in order."""
 
@@ -218,6 +222,7 @@ class Daemon:
             assembly.legacy_networks = await open_networks(self.services.net, line)
         for text in self._late_objects:
             await self._add_object(text)
+        self._undo.append(self._settle)
         await assembly.create()
         if not line.preconfig:
             await assembly.finish()
@@ -258,6 +263,13 @@ class Daemon:
                     await waits
             except Exception as error:  # noqa: BLE001  what else there is must be undone all the same
                 log.warning("could not clean up", error=str(error) or type(error).__name__)
+
+    async def _settle(self) -> None:
+        """What the board has not written yet is written."""
+        board = self.services.board
+        if board is not None:
+            async with asyncio.timeout(_PATIENCE):
+                await board.settled()
 
     # Its parts.
 

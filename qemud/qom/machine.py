@@ -58,8 +58,8 @@ class Machine(Object, type_name="machine", abstract=True):
         `services` is `qemud.machine.services.Services`.
         """
 
-    async def give_up(self) -> None:
-        """From the loop, last of all: give back what `claim` took."""
+    async def settled(self) -> None:
+        """From the loop, before the process ends: wait until nothing of the board is under way outside of it."""
 
     def build(self) -> None:
         """Add and wire the board's devices; on the machine thread, `machine` is set."""

@@ -12,6 +12,7 @@ what happens at the edges: QEMU 10.0, hw/block/pflash_cfi01.c.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from qemud.qapi.runtime.errors import GenericError
 from qemud.qom.device import SysBusDevice
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from qemud.block.backend import BlockBackend
     from qemud.block.disk import Disk
 
@@ -69,6 +72,7 @@ class CfiPflash01(SysBusDevice, type_name="cfi.pflash01", options=CfiPflash01Opt
         self._disk: Disk | None = None
         self._dirty: dict[int, None] = {}  # blocks of the drive that are to be written, in order
         self._writing = False
+        self._waiters: list[Callable[[], None]] = []
 
     @property
     def size(self) -> int:
@@ -96,6 +100,8 @@ class CfiPflash01(SysBusDevice, type_name="cfi.pflash01", options=CfiPflash01Opt
             await release_drive(backend)
             raise
         self._backend, self._block = backend, block
+        self._mailboxes = services.vm.mailboxes
+        services.vm.on_stopped.append(self.settled)  # before the disk's own, which flushes what was written
         self._disk = Disk(backend, services.vm.mailboxes, services.vm)
 
     async def _read_all(self, backend: BlockBackend) -> RamBlock:
@@ -112,6 +118,26 @@ class CfiPflash01(SysBusDevice, type_name="cfi.pflash01", options=CfiPflash01Opt
             block.close()
             raise GenericError(f"can't read {backend.name} block backend: {error.strerror}") from None
         return block
+
+    async def settled(self) -> None:
+        """From the loop: wait until all that was programmed is in the drive."""
+        if self._disk is None:
+            return
+        mailboxes = self._mailboxes
+        future = asyncio.get_running_loop().create_future()
+
+        def resolve() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        await mailboxes.call(self._when_written, lambda: mailboxes.send(resolve))
+        await future
+
+    def _when_written(self, done: Callable[[], None]) -> None:
+        if self._writing:
+            self._waiters.append(done)
+        else:
+            done()
 
     async def give_up(self) -> None:
         """Give the drive back."""
@@ -377,6 +403,10 @@ class CfiPflash01(SysBusDevice, type_name="cfi.pflash01", options=CfiPflash01Opt
         if error:
             log.warning("flash memory could not be written to its drive", name=self.options.name, errno=error)
         self._write_back()
+        if not self._writing:
+            waiters, self._waiters = self._waiters, []
+            for done in waiters:
+                done()
 
 
 def _query_table(blocks: int, block_size: int) -> bytes:

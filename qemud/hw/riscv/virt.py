@@ -137,10 +137,10 @@ class VirtMachine(
             flash.options.drive = drive.name if drive is not None else given
             await flash.claim(services)
 
-    async def give_up(self) -> None:
-        """Give them back."""
+    async def settled(self) -> None:
+        """Wait until what was programmed into flash memory is in its drives."""
         for flash in self.flash:
-            await flash.give_up()
+            await flash.settled()
 
     def build(self) -> None:
         """Memory, harts, interrupt controllers, devices, and what is to be booted."""
@@ -152,8 +152,8 @@ class VirtMachine(
         self._add_harts()
         self._add_timers()
         self._add_plic()
-        self._add_devices()
         self._add_fw_cfg()
+        self._add_devices()
         self._add_flash()
         self._add_boot()
 
