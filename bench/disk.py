@@ -19,7 +19,7 @@ from bench.table import Row
 from qemud.demo.debian import PROMPT
 from tests.guests.disk import LOGIN, copy, debian
 from tests.programs import Program
-from tests.system.debian import ROOT_DISK, boot, drive, small
+from tests.system.debian import PATIENCE, ROOT_DISK, boot, drive, small
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,11 +91,11 @@ def sample(program: str) -> dict[str, float]:
 def to_login(program: str, folder: Path) -> float:
     """Seconds."""
     image = copy(debian().qcow2, folder)
-    with timed(program, *boot(*drive(image, "qcow2"), *ROOT_DISK, append="console=ttyS0")) as (
+    with timed(program, *boot(*drive(image, "qcow2"), *ROOT_DISK, append="console=ttyS0 TERM=dumb")) as (
         running,
         start,
     ):
-        running.serial.expect(LOGIN)
+        running.serial.expect(LOGIN, PATIENCE)
         return time.perf_counter() - start
 
 

@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from qemud.demo.apt import AptError, PrivateApt, debian_mirror, read_member
+from qemud.demo.apt import KEYRING, AptError, PrivateApt, debian_mirror, read_member
 from qemud.demo.cpio import CpioWriter
 from qemud.demo.debian import ARCHITECTURE, SUITE, Guest, cache_folder, initramfs, locked, write_atomically
 from tests.guests import namespace
@@ -101,7 +101,8 @@ def debian() -> Debian:
 def shell() -> Guest:
     """A busybox shell at `qemud.demo.debian.PROMPT`.
 
-    ``drivers`` loads all drivers, ``dhcp`` asks for an address on eth0, ``diskload`` and ``netload`` are loads (see their sources).
+    ``drivers`` loads all drivers, ``dhcp`` asks for an address on eth0, ``diskload`` and ``netload`` are loads (see their sources), where there
+    is a compiler for them.
     """
     folder = _folder()
     with locked(folder):
@@ -110,7 +111,8 @@ def shell() -> Guest:
         extra = {f"root/{path.name}": path.read_bytes() for path in order}
         extra["root/order"] = "".join(f"{path.name}\n" for path in order).encode()
         extra["bin/drivers"] = _DRIVERS.encode()
-        extra |= {f"bin/{source.stem}": _compiled(folder, source).read_bytes() for source in LOADS}
+        if shutil.which(COMPILER):
+            extra |= {f"bin/{source.stem}": _compiled(folder, source).read_bytes() for source in LOADS}
         extra["root/lease"] = _LEASE.encode()
         extra["bin/dhcp"] = b"#!/bin/sh\nip link set eth0 up\nudhcpc -q -f -n -i eth0 -s /root/lease\n"
         initrd = _keep(folder / "initrd-shell.cpio.gz", initramfs(busybox.read_bytes(), extra))
@@ -235,12 +237,13 @@ def _build(folder: Path, modules: Path, raw: Path) -> None:
         image = Path(work, "root.img")
         script = Path(work, ROOT_SHELL.name)
         shutil.copy(ROOT_SHELL, script)
-        environment = {"MODULES": modules, "WORK": work, "OUTPUT": image}
+        signed = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
+        source = f"deb {signed}{debian_mirror()} {SUITE} main"
+        environment = {"MODULES": modules, "WORK": work, "OUTPUT": image, "SUITE": SUITE, "MIRROR": source}
         try:
             namespace.run(
                 script,
-                {key: str(value) for key, value in environment.items()}
-                | {"SUITE": SUITE, "MIRROR": debian_mirror()},
+                {key: str(value) for key, value in environment.items()},
             )
         finally:
             # Files of other users, which only root of the namespace can remove where we are not root.

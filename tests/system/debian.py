@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from tests.programs import Program
 
+PATIENCE = 600.0
+"""Seconds for a boot with systemd, on a machine that has other things to do."""
+
 ROOT_DISK = ("-device", "virtio-blk-device,drive=root")
 
 
@@ -22,7 +25,7 @@ def drive(image: Path, driver: str = "raw", name: str = "root") -> tuple[str, ..
     return ("-blockdev", file, "-blockdev", f"driver={driver},file={name}-file,node-name={name}")
 
 
-def boot(*options: str, memory: int = 512, append: str = "console=ttyS0 quiet") -> tuple[str, ...]:
+def boot(*options: str, memory: int = 512, append: str = "console=ttyS0 TERM=dumb quiet") -> tuple[str, ...]:
     """The machine with the kernel that mounts its root from a disk; `options` have the disk."""
     guest = debian()
     return _board(guest.kernel, guest.initrd, append, memory, options)
@@ -41,7 +44,7 @@ def _board(kernel: Path, initrd: Path, append: str, memory: int, options: tuple[
 
 def login(program: Program) -> None:
     """Wait until systemd has started what belongs to a login, and log in as root."""
-    program.serial.expect(LOGIN)
+    program.serial.expect(LOGIN, PATIENCE)
     program.serial.send(b"root\r")
     program.serial.expect(PROMPT)
 
