@@ -57,10 +57,12 @@ class StoredBitmap:
     table_offset: int
     table_size: int
     """Entries."""
+    raw_name: bytes = b""
+    """The name as it is in the image, if it was read from there: it need not be text."""
 
     def pack(self) -> bytes:
         """The entry as it is on disk, padded."""
-        name = self.name.encode()
+        name = self.raw_name or self.name.encode()
         data = _ENTRY.pack(
             self.table_offset,
             self.table_size,
@@ -104,7 +106,7 @@ async def read_directory(image: Image, size: int) -> list[StoredBitmap]:
             raise GenericError("Bitmap extra data is not supported")
         name = bytes(data[position + _ENTRY.size : position + _ENTRY.size + name_size])
         text = name.decode("utf-8", "replace")
-        each = StoredBitmap(text, granularity, flags, offset, entries)
+        each = StoredBitmap(text, granularity, flags, offset, entries, name)
         if (
             kind != _TRACKING
             or not name
@@ -238,7 +240,9 @@ async def store_bitmaps(node: Qcow2Node) -> None:
                     new.append(old)
                     replaced.remove(old)
                 continue
-            new.append(await _store_bits(image, bitmap, taken))
+            made = await _store_bits(image, bitmap, taken)
+            made.raw_name = b"" if old is None else old.raw_name
+            new.append(made)
         gone = [place for each in replaced for place in await _places_of(image, each)]
         await _write_directory(image, new, taken)
     except BaseException:

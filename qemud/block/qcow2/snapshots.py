@@ -48,6 +48,8 @@ class Snapshot:
     icount: int | None = None
     extra: bytes = b""
     """Fields of later versions."""
+    raw: tuple[bytes, bytes] | None = None
+    """Id and name as they are in the image, if they were read from there: they need not be text."""
     l2_tables: tuple[int, ...] = ()
     """Where its L2 tables are, if somebody wants to guard them."""
 
@@ -55,7 +57,7 @@ class Snapshot:
         """The entry as it is on disk, without padding."""
         icount = _NO_ICOUNT if self.icount is None else self.icount
         extra = _EXTRA.pack(self.vm_state_size, self.disk_size, icount) + self.extra
-        name, identifier = _encode(self.name), _encode(self.id)
+        identifier, name = self.raw or (self.id.encode(), self.name.encode())
         header = _HEADER.pack(
             self.l1_offset,
             self.l1_size,
@@ -111,11 +113,13 @@ async def _read_table(image: Image) -> tuple[list[Snapshot], int]:
             raise GenericError(f"Too much extra metadata in snapshot table entry {index}")
         rest = await _read(image, offset + _HEADER.size, extra_size + id_size + name_size)
         extra = rest[:extra_size]
+        identifier, name = rest[extra_size : extra_size + id_size], rest[extra_size + id_size :]
         large, disk_size, icount = _EXTRA.unpack(extra[: _EXTRA.size].ljust(_EXTRA.size, b"\0"))
         found.append(
             Snapshot(
-                id=_decode(rest[extra_size : extra_size + id_size]),
-                name=_decode(rest[extra_size + id_size :]),
+                id=_decode(identifier),
+                name=_decode(name),
+                raw=(identifier, name),
                 l1_offset=l1_offset,
                 l1_size=l1_size,
                 date_sec=sec,
@@ -292,7 +296,3 @@ async def _write_table(image: Image, snapshots: list[Snapshot]) -> None:
 
 def _decode(raw: bytes) -> str:
     return raw.partition(b"\0")[0].decode("utf-8", "replace")
-
-
-def _encode(text: str) -> bytes:
-    return text.encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import random
 import struct
 import tracemalloc
@@ -14,7 +15,7 @@ import pytest
 from qemud.block.graph import Graph
 from qemud.block.qcow2 import snapshots
 from qemud.qapi.runtime.errors import GenericError
-from tests.block.qcow2.tools import MemoryNode, make_image, open_qcow2, qemu_img
+from tests.block.qcow2.tools import MemoryNode, check_image, make_image, open_qcow2, qemu_img
 from tests.block.support import opened, read, typed, with_graph, write
 
 if TYPE_CHECKING:
@@ -307,3 +308,28 @@ def test_data_does_not_go_over_tables(
     with_graph(test)
     assert path.read_bytes()[place + 512 : place + 1024] == data[place + 512 : place + 1024]
     capfd.readouterr()
+
+
+def test_names_that_are_no_text_stay_as_they_are(tmp_path: Path) -> None:
+    path = make_image(tmp_path / "disk.qcow2", 1 << 20, cluster_size=4096)
+    qemu_img("bitmap", "--add", path, "bitmap-name")
+    qemu_img("snapshot", "-c", "snapshot-name", path)
+    data = path.read_bytes()
+    for name in (b"bitmap-name", b"snapshot-name"):
+        assert name in data
+        data = data.replace(name, name[:-4] + b"\xff\xfe\xfd\xfc")
+    path.write_bytes(data)
+
+    async def test(graph: Graph, events: list[Any]) -> None:
+        node = await open_qcow2(graph, path)
+        await write(node, 0, b"x")
+        assert [each.name for each in await node.snapshots()] == ["snapshot-\ufffd\ufffd\ufffd\ufffd"]
+        async with node.drained():
+            await snapshots.create(node.image, "other", size=node.size, date_ns=0, vm_clock_ns=0)
+        await graph.release(node)
+
+    with_graph(test)
+    check_image(path)
+    assert b"snapshot-\xff\xfe\xfd\xfc" in path.read_bytes()
+    info = json.loads(qemu_img("info", "--output=json", path))
+    assert [each["name"] for each in info["snapshots"]][1] == "other"
