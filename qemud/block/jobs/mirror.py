@@ -1,6 +1,6 @@
 """Mirror: a copy of a disk that is kept the same while the guest writes, and takes the disk's place in the end.
 
-    job = await start_mirror(jobs, MirrorSetup(source=node, target=other, sync=MirrorSyncMode.FULL, ...))
+    job = await start_mirror(jobs, MirrorSetup(source, target))         # mirror_start.py
 
 A filter above the source knows what is written.  The job copies what is dirty in its bitmap, again and again, until nothing is: then
 it is *ready*.  `job-complete` lets everybody who uses the source use the copy; `block-job-cancel` leaves the copy
@@ -17,137 +17,28 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from qemud._generated.types.block_info import BlockDeviceIoStatus, BlockdevOnError
+from qemud._generated.types.block_info import BlockDeviceIoStatus
 from qemud._generated.types.block_jobs import MirrorCopyMode
 from qemud._generated.types.job import JobType
-from qemud.block import permission
 from qemud.block.backend import BlockBackend
-from qemud.block.bitmaps import DirtyBitmap, default_granularity
-from qemud.block.buffers import total
 from qemud.block.edges import Role
 from qemud.block.graph import descendants
 from qemud.block.jobs import chain
 from qemud.block.jobs.blockjob import SLICE, BlockJob
-from qemud.block.jobs.copying import CHUNK, IN_FLIGHT, LARGEST_STRIDE, CopyError, Flights, bounce
-from qemud.block.jobs.filters import FilterOptions, JobFilter, driver_name, job_edges, pull_out, put_above
+from qemud.block.jobs.copying import CHUNK, IN_FLIGHT, LARGEST_STRIDE, CopyError, Flights
+from qemud.block.jobs.filters import job_edges, pull_out
 from qemud.block.ranges import RangeLocks
 from qemud.block.reopen import set_read_only
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
-    from qemud.block.edges import Edge
     from qemud.block.jobs.manager import Jobs
+    from qemud.block.jobs.mirror_filter import MirrorFilter, MirrorSetup
     from qemud.block.node import BlockNode
 
 DEFAULT_BUFFER = 16 << 20
-
-
-class MirrorSetup:
-    """What a mirror is to do; names and defaults are those of `blockdev-mirror`."""
-
-    def __init__(self, source: BlockNode, target: BlockNode) -> None:
-        self.job_id: str | None = None
-        self.source = source
-        self.target = target
-        self.replaces: str | None = None
-        self.only_new = False
-        """`sync=none`: copy nothing but what is written from now on."""
-        self.base: BlockNode | None = None
-        """Copy only what layers above this one have."""
-        self.is_commit = False
-        self.backing_mode = "leave"
-        """What the copy's backing file is to be at the end: `leave` it, the `source`'s, or `open` what the image says."""
-        self.zero_target = False
-        self.speed = 0
-        self.granularity = 0
-        self.buf_size = 0
-        self.on_source_error = BlockdevOnError.REPORT
-        self.on_target_error = BlockdevOnError.REPORT
-        self.unmap = True
-        self.filter_node_name: str | None = None
-        self.copy_mode = MirrorCopyMode.BACKGROUND
-        self.auto_finalize = True
-        self.auto_dismiss = True
-        self.base_was_read_only = False
-
-
-class MirrorFilter(JobFilter):
-    """Above the source: knows what is written."""
-
-    driver = driver_name("mirror_top")
-    job: Mirror | None = None
-    bitmap: DirtyBitmap
-    is_commit = False
-    stopped = False
-    """Nothing goes through it any more."""
-
-    def child_permissions(self, edge: Edge, needs: int, shares: int) -> tuple[int, int]:
-        """As in the base; a commit writes to backing files, so that nobody can rely on what they have."""
-        if self.stopped:
-            return 0, permission.ALL
-        needs, shares = super().child_permissions(edge, needs, shares)
-        if self.is_commit:
-            needs &= ~permission.CONSISTENT_READ
-            shares |= permission.WRITE
-        return needs, shares
-
-    @property
-    def _copies_at_once(self) -> bool:
-        job = self.job
-        return (
-            job is not None
-            and job.copy_mode is MirrorCopyMode.WRITE_BLOCKING
-            and job.trouble is None
-            and not job.is_cancelled
-        )
-
-    async def _change(
-        self,
-        offset: int,
-        length: int,
-        here: Callable[[], Awaitable[None]],
-        there: Callable[[BlockNode], Awaitable[None]] | None,
-    ) -> None:
-        """Change the source, and the copy or what is known to differ."""
-        job = self.job
-        if job is not None and self._copies_at_once:
-            await job.write_both(offset, length, here, there)
-            return
-        try:
-            await here()
-        finally:
-            # Even a write that failed may have changed something.
-            self.bitmap.set(offset, length)
-            if self.job is not None:
-                self.job.actively_synced = False
-
-    async def do_writev(self, offset: int, buffers: Sequence[memoryview], *, fua: bool) -> None:
-        """As in the base."""
-        if self._copies_at_once:
-            # The guest may change its buffers meanwhile, and both are to have the same.
-            buffers = [bounce(buffers)]
-        await self._change(
-            offset,
-            total(buffers),
-            lambda: self.file.writev(offset, buffers, fua=fua),
-            lambda target: target.writev(offset, buffers, fua=fua),
-        )
-
-    async def do_write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
-        """As in the base."""
-        await self._change(
-            offset,
-            length,
-            lambda: self.file.write_zeroes(offset, length, unmap=unmap),
-            lambda target: target.write_zeroes(offset, length, unmap=unmap),
-        )
-
-    async def do_discard(self, offset: int, length: int) -> None:
-        """As in the base."""
-        # What is discarded may read as anything, but in both as the same.
-        await self._change(offset, length, lambda: self.file.discard(offset, length), None)
 
 
 class Mirror(BlockJob):
@@ -603,66 +494,3 @@ def can_replace(top: BlockNode, node: BlockNode) -> bool:
             return True
         each = each.filtered
     return False
-
-
-async def start_mirror(jobs: Jobs, setup: MirrorSetup) -> Mirror:
-    """Make a mirror and start it.  GenericError: it cannot be, and nothing has changed."""
-    graph, source, target = jobs.graph, setup.source, setup.target
-    granularity = setup.granularity or await default_granularity(target)
-    if setup.buf_size < 0:
-        raise GenericError("Invalid parameter 'buf-size'")
-    if source.skip_filters() is target.skip_filters():
-        raise GenericError("Can't mirror node into itself")
-    top = graph.make_filter(MirrorFilter, source, setup.filter_node_name, FilterOptions())
-    assert isinstance(top, MirrorFilter)
-    top.bitmap = DirtyBitmap(source.size, granularity)
-    top.bitmap.enabled = False  # the filter itself sees to it
-    top.dirty_bitmaps[""] = top.bitmap  # clients are told of it, although it has no name
-    top.is_commit = setup.is_commit = chain.contains(source, target)
-    job: Mirror | None = None
-    async with source.drained():
-        try:
-            put_above(top, source)
-            job = (ActiveCommit if setup.is_commit else Mirror)(jobs, setup, top)
-            _attach(job)
-        except GenericError:
-            if job is not None:
-                await job.target.close()
-                await jobs.early_fail(job)
-            top.stopped = True
-            graph.refresh([top])
-            pull_out(top)
-            await graph.release(top)
-            raise
-    await graph.release(top)
-    job.start()
-    return job
-
-
-def _attach(job: Mirror) -> None:
-    """Let the job have its nodes.  GenericError."""
-    setup, source, target = job.setup, job.setup.source, job.setup.target
-    unchanged, read, write = permission.WRITE_UNCHANGED, permission.CONSISTENT_READ, permission.WRITE
-    job.use("main node", job.filter, read, read | unchanged | write)
-    job.set_speed(setup.speed)
-    needs, shares = write, unchanged
-    if setup.is_commit:
-        if target.size < source.size:
-            needs |= permission.RESIZE
-        shares |= read | write
-    elif chain.contains(source, target.skip_filters()):
-        raise GenericError("Cannot mirror to a filter on top of a node in the source's backing chain")
-    job.target.set_permissions(needs, shares)
-    job.target.insert(target)
-    job.use("source", source, 0, unchanged | write | read)
-    job.use("target", target, 0, permission.ALL)
-    if setup.is_commit:
-        over = chain.overlay_of(source, target)
-        filtered = None if over is None else over.backing
-        shares = unchanged | write
-        node = chain.below(source)
-        while node is not None and node is not target:
-            if node is filtered:
-                shares |= read
-            job.use("intermediate node", node, 0, shares)
-            node = chain.below(node)

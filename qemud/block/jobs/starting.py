@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from qemud.block.graph import Graph
     from qemud.block.jobs.backup import Backup
     from qemud.block.jobs.manager import Group, Jobs
-    from qemud.block.jobs.mirror import MirrorSetup
+    from qemud.block.jobs.mirror_filter import MirrorSetup
     from qemud.block.node import BlockNode
 
 _SECTOR = 512
@@ -44,7 +44,7 @@ _MIRROR_OPTIONS = (
 
 async def blockdev_mirror(jobs: Jobs, device: str, target: str, arguments: dict[str, Any]) -> None:
     """`blockdev-mirror`.  GenericError."""
-    from qemud.block.jobs.mirror import MirrorSetup
+    from qemud.block.jobs.mirror_filter import MirrorSetup
 
     graph = jobs.graph
     setup = MirrorSetup(root_node(graph, device), graph.lookup_any(target))
@@ -55,7 +55,8 @@ async def blockdev_mirror(jobs: Jobs, device: str, target: str, arguments: dict[
 
 async def mirror(jobs: Jobs, setup: MirrorSetup, arguments: dict[str, Any]) -> None:
     """What `blockdev-mirror` and `drive-mirror` have in common.  GenericError."""
-    from qemud.block.jobs.mirror import can_replace, start_mirror
+    from qemud.block.jobs.mirror import can_replace
+    from qemud.block.jobs.mirror_start import start_mirror
 
     graph = jobs.graph
     for name in _MIRROR_OPTIONS:
@@ -209,7 +210,8 @@ def _commit_base(graph: Graph, top: BlockNode, node_name: str | None, name: str 
 
 
 async def _active_commit(jobs: Jobs, top: BlockNode, base: BlockNode, arguments: dict[str, Any]) -> None:
-    from qemud.block.jobs.mirror import MirrorSetup, start_mirror
+    from qemud.block.jobs.mirror_filter import MirrorSetup
+    from qemud.block.jobs.mirror_start import start_mirror
 
     was_read_only = base.read_only
     if was_read_only:
@@ -282,7 +284,7 @@ async def drive_mirror(jobs: Jobs, data: DriveMirror) -> None:
     """`drive-mirror`.  GenericError."""
     from qemud.block.image import open_image
     from qemud.block.jobs.images import create_image
-    from qemud.block.jobs.mirror import MirrorSetup
+    from qemud.block.jobs.mirror_filter import MirrorSetup
 
     graph = jobs.graph
     source = root_node(graph, data.device)
