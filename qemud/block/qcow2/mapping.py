@@ -135,6 +135,10 @@ class Mapping:
         """Which entry of the L1 table an offset of the disk belongs to."""
         return offset >> (self._cluster_bits + self._l2_bits)
 
+    def table_end(self, offset: int) -> int:
+        """Where on the disk the next L2 table begins."""
+        return (self.l1_index(offset) + 1) << (self._cluster_bits + self._l2_bits)
+
     def number(self, offset: int) -> int:
         """Which piece an offset of the disk belongs to."""
         return offset >> (self._cluster_bits + self.piece_bits)

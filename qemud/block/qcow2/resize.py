@@ -5,6 +5,7 @@ Source of rules and texts: QEMU 10.0, block/qcow2.c (qcow2_co_truncate).
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from qemud.block.qcow2 import layout
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from qemud.block.qcow2.node import Qcow2Node
 
 _SECTOR = 512
+_SLICE = 256
+"""How many parts of a table are gone through without a pause."""
 
 
 async def resize(node: Qcow2Node, size: int, preallocation: str) -> None:
@@ -128,9 +131,12 @@ async def _shrink(node: Qcow2Node, size: int) -> None:
     start = -(-size // cluster) * cluster
     end = -(-node.size // cluster) * cluster
     try:
-        position = start
+        position, steps = start, 0
         while position < end:
             position += await node.writer.cut(position, end - position)
+            steps += 1
+            if not steps % _SLICE:
+                await asyncio.sleep(0)
     except OSError as error:
         raise GenericError(f"Failed to discard cropped clusters: {error.strerror}") from None
     try:

@@ -237,7 +237,7 @@ class Writer:
         size = image.cluster_size
         async with self._ranges.hold(offset, offset + length):
             if not mapping.table_offset(mapping.number(offset)) and not self.has_backing:
-                return min(length, mapping.entries_from(offset, length) * size)
+                return min(length, mapping.table_end(offset) - offset)
             await self._load(offset)
             entries, count = await self._entries(offset, length // size)
             gone = ZERO if image.header.version >= 3 else 0
@@ -259,7 +259,7 @@ class Writer:
         mapping = self._image.mapping
         size = self._image.cluster_size
         if not mapping.table_offset(mapping.number(offset)):
-            return min(length, mapping.entries_from(offset, length) * size)
+            return min(length, mapping.table_end(offset) - offset)
         entries, count = await self._entries(offset, length // size)
         if any(entries):
             await self.ensure_table(offset)
