@@ -371,7 +371,9 @@ class Image:
         def add(kind: int, places: Iterable[tuple[int, int]]) -> None:
             if kind in self.guarded:
                 for offset, size in places:
-                    if offset or kind == HEADER:
+                    # A table that is longer than any can be is none, and must not cost memory.
+                    sane = size >> bits <= _MANY_TABLES and len(found) <= 4 * _MANY_TABLES
+                    if sane and (offset or kind == HEADER):
                         for cluster in range(offset >> bits, -(-(offset + size) >> bits)):
                             found[cluster] = kind
 

@@ -333,3 +333,25 @@ def test_names_that_are_no_text_stay_as_they_are(tmp_path: Path) -> None:
     assert b"snapshot-\xff\xfe\xfd\xfc" in path.read_bytes()
     info = json.loads(qemu_img("info", "--output=json", path))
     assert [each["name"] for each in info["snapshots"]][1] == "other"
+
+
+def test_a_snapshot_with_an_absurd_table_costs_no_memory(tmp_path: Path) -> None:
+    path = make_image(tmp_path / "disk.qcow2", 1 << 20, cluster_size=512)
+    qemu_img("snapshot", "-c", "s", path)
+    data = path.read_bytes()
+    table = int.from_bytes(data[64:72], "big")
+    _patched(path, (table + 8, b"\xff\xff\xff\xff"))
+
+    async def test(graph: Graph, events: list[Any]) -> None:
+        tracemalloc.start()
+        node = await open_qcow2(graph, path)
+        await write(node, 0, b"x")
+        await node.flush()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < MEMORY
+        with pytest.raises(GenericError, match="Snapshot L1 table too large"):
+            await node.delete_snapshot("1", "s")
+        await graph.release(node)
+
+    with_graph(test)
