@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from qemud.block.node import BlockNode
 
 DEFAULT_BUFFER = 16 << 20
+LAST_STRETCH = 16 << 20
+"""How much may be left to copy when the guest is held to complete a mirror, bytes."""
 
 
 class Mirror(BlockJob):
@@ -234,6 +236,17 @@ class Mirror(BlockJob):
                 if count:
                     self._send(flights)
             finish = False
+            if self.is_ready and (self.should_complete or self.cancelled) and count <= LAST_STRETCH:
+                # A guest that writes all the time would never be caught up with: hold it for the rest.
+                await self.begin_own_drain(source)
+                while self.bitmap.count and self.trouble is None and self.iostatus is BlockDeviceIoStatus.OK:
+                    self._send(flights)
+                    await flights.some_landed()
+                await flights.all_landed()
+                if not self.bitmap.count and await self._flush():
+                    return True
+                self.end_own_drain(source)
+                continue
             if not flights.count and not self.bitmap.count:
                 if not self.is_ready:
                     if not await self._flush():
