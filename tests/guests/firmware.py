@@ -1,4 +1,7 @@
-"""EDK2's firmware for `virt`, from Debian's package: code for the first bank of flash memory, and variables for the second."""
+"""EDK2's firmware for `virt`, from Debian's package: code for the first bank of flash memory, and variables for the second.
+
+``python -m tests.guests.firmware`` fetches it (once) and prints where it is.
+"""
 
 from __future__ import annotations
 
@@ -34,3 +37,11 @@ def edk2() -> Firmware:
                 for path in found:
                     write_atomically(path, read_member(package, f"{_FOLDER}/{path.name}"))
     return found
+
+
+def main() -> None:
+    print(*edk2())  # noqa: T201 - printing them is what the command is for
+
+
+if __name__ == "__main__":
+    main()
