@@ -58,6 +58,7 @@ TYPES: tuple[TypeEntry, ...] = (
         options="VirtioBlkOptions",
         links=(("iothread", "iothread"),),
         user_creatable=True,
+        category="Storage",
     ),
     TypeEntry(
         "virtio-net-device",
@@ -65,6 +66,7 @@ TYPES: tuple[TypeEntry, ...] = (
         "qemud.hw.virtio.net:VirtioNet",
         options="VirtioNetOptions",
         user_creatable=True,
+        category="Network",
     ),
     TypeEntry(
         "virtio-rng-device",
@@ -82,6 +84,7 @@ TYPES: tuple[TypeEntry, ...] = (
         options="VirtioScsiOptions",
         links=(("iothread", "iothread"),),
         user_creatable=True,
+        category="Storage",
     ),
     TypeEntry(
         "virtio-serial-device",
@@ -89,6 +92,7 @@ TYPES: tuple[TypeEntry, ...] = (
         "qemud.hw.virtio.console:VirtioSerial",
         options="VirtioSerialOptions",
         user_creatable=True,
+        category="Input",
     ),
     TypeEntry("virtio-serial-bus", "bus", "qemud.hw.virtio.serial_port:VirtioSerialBus"),
     TypeEntry("virtio-serial-port", "device", "qemud.hw.virtio.serial_port:VirtioSerialPort", abstract=True),
@@ -98,6 +102,7 @@ TYPES: tuple[TypeEntry, ...] = (
         "qemud.hw.virtio.serial_port:VirtSerialPort",
         options="VirtSerialPortOptions",
         user_creatable=True,
+        category="Input",
     ),
     TypeEntry(
         "virtconsole",
@@ -105,15 +110,26 @@ TYPES: tuple[TypeEntry, ...] = (
         "qemud.hw.virtio.serial_port:VirtConsole",
         options="VirtSerialPortOptions",
         user_creatable=True,
+        category="Input",
     ),
     TypeEntry("SCSI", "bus", "qemud.hw.scsi.bus:ScsiBus"),
     TypeEntry("scsi-device", "device", "qemud.hw.scsi.bus:ScsiDevice", abstract=True),
     TypeEntry("scsi-disk-base", "scsi-device", "qemud.hw.scsi.disk:ScsiDisk", abstract=True),
     TypeEntry(
-        "scsi-hd", "scsi-disk-base", "qemud.hw.scsi.disk:ScsiHd", options="ScsiHdOptions", user_creatable=True
+        "scsi-hd",
+        "scsi-disk-base",
+        "qemud.hw.scsi.disk:ScsiHd",
+        options="ScsiHdOptions",
+        user_creatable=True,
+        category="Storage",
     ),
     TypeEntry(
-        "scsi-cd", "scsi-disk-base", "qemud.hw.scsi.disk:ScsiCd", options="ScsiCdOptions", user_creatable=True
+        "scsi-cd",
+        "scsi-disk-base",
+        "qemud.hw.scsi.disk:ScsiCd",
+        options="ScsiCdOptions",
+        user_creatable=True,
+        category="Storage",
     ),
     TypeEntry(
         "cfi.pflash01",
@@ -148,6 +164,7 @@ TYPES: tuple[TypeEntry, ...] = (
         "base-pci-bridge",
         "qemud.hw.pci.pci_bridges:PciePciBridge",
         user_creatable=True,
+        category="Controller/Bridge/Hub",
     ),
     TypeEntry(
         "pci-bridge",
@@ -155,6 +172,7 @@ TYPES: tuple[TypeEntry, ...] = (
         "qemud.hw.pci.pci_bridges:PciBridgeDev",
         options="PciBridgeDevOptions",
         user_creatable=True,
+        category="Controller/Bridge/Hub",
     ),
     TypeEntry("pcie-port", "base-pci-bridge", "qemud.hw.pci.root_port:PciePort", abstract=True),
     TypeEntry("pcie-slot", "pcie-port", "qemud.hw.pci.root_port:PcieSlot", abstract=True),
@@ -165,6 +183,7 @@ TYPES: tuple[TypeEntry, ...] = (
         "qemud.hw.pci.root_port:PcieRootPort",
         options="PcieRootPortOptions",
         user_creatable=True,
+        category="Controller/Bridge/Hub",
     ),
     *functions(),
     TypeEntry("cpu", "device", "qemud.hw.riscv.hart:Cpu", abstract=True),

@@ -47,6 +47,11 @@ OTHERS = {
     "  host-nodes=<uint16List>",
     # Boards have versions here.
     "virt-10.0-machine options:",
+    # QEMU adds the banks of flash memory to each board that it makes, and does not list them.
+    "  pflash0=<string>",
+    "  pflash1=<string>",
+    # QEMU has a shorter name for each, which it tells.
+    *(f'name "virtio-{kind}-pci", bus PCI' for kind in ("balloon", "blk", "net", "rng", "scsi", "serial")),
 }
 
 

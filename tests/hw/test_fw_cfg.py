@@ -67,7 +67,11 @@ class Guest:
         address = at.to_bytes(8, "big")
         self.store(DMA, int.from_bytes(address[:4], "little"), 4)
         self.store(DMA + 4, int.from_bytes(address[4:], "little"), 4)
-        return int.from_bytes(self.vm.memory.read_physical(at, 4), "big") if BASE <= at <= BASE + RAM - 16 else -1
+        return (
+            int.from_bytes(self.vm.memory.read_physical(at, 4), "big")
+            if BASE <= at <= BASE + RAM - 16
+            else -1
+        )
 
 
 def test_items_are_read_byte_by_byte_and_in_words() -> None:

@@ -109,6 +109,7 @@ def test_code_runs_from_the_first_bank_and_the_second_remembers(
 ) -> None:
     start: Starter = request.getfixturevalue(emulator)
     code, variables = banks
+    options: tuple[str, ...]
     if way == "drive":
         options = (
             *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}"),

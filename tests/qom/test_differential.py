@@ -40,7 +40,11 @@ OTHER_TYPES = {
     "guest-stats": "guest statistics",  # a structure
     "host-nodes": "int",  # an array of them, in truth
     "insert": "string",  # one of two
-    "rules": "QAuthZListRule",  # likewise
+    "interval": "uint32",  # objects of this kind are precise about their numbers
+    "maxlen": "uint32",
+    "pflash0": "str",  # a drive by its name, which QEMU's board hands on to a device
+    "pflash1": "str",
+    "rules": "QAuthZListRule",  # one of two
     "thread": "string",  # one of two
 }
 

@@ -19,7 +19,7 @@ def test_nobody_asked(text: str) -> None:
 def test_devices_that_can_be_added(text: str) -> None:
     told = device_help(text)
     assert told is not None
-    assert told.startswith("Misc devices:\n")
+    assert told.startswith("Controller/Bridge/Hub devices:\n")
     assert 'name "loader", desc "something put into memory at each reset"\n' in told
     assert 'name "test-plug", bus test-bus\n' in told
     assert "serial-mm" not in told

@@ -28,6 +28,7 @@ class Kind(NamedTuple):
     vectors: int = 0
     more_vectors: int = 1
     links: tuple[tuple[str, str], ...] = ()
+    category: str = "Misc"
 
     @property
     def class_name(self) -> str:
@@ -37,11 +38,11 @@ class Kind(NamedTuple):
 
 KINDS = (
     Kind("virtio-balloon", "VirtioBalloon", 0x00FF, 0x1002, vectors=2, links=(("iothread", "iothread"),)),
-    Kind("virtio-blk", "VirtioBlk", 0x0100, 0x1001, links=(("iothread", "iothread"),)),
-    Kind("virtio-net", "VirtioNet", 0x0200, 0x1000),
+    Kind("virtio-blk", "VirtioBlk", 0x0100, 0x1001, links=(("iothread", "iothread"),), category="Storage"),
+    Kind("virtio-net", "VirtioNet", 0x0200, 0x1000, category="Network"),
     Kind("virtio-rng", "VirtioRng", 0x00FF, 0x1005, vectors=2, links=(("rng", "rng-backend"),)),
-    Kind("virtio-scsi", "VirtioScsi", 0x0100, 0x1004, links=(("iothread", "iothread"),)),
-    Kind("virtio-serial", "VirtioSerial", 0x0780, 0x1003),
+    Kind("virtio-scsi", "VirtioScsi", 0x0100, 0x1004, links=(("iothread", "iothread"),), category="Storage"),
+    Kind("virtio-serial", "VirtioSerial", 0x0780, 0x1003, category="Input"),
 )
 
 VARIANTS = (
@@ -74,4 +75,5 @@ def entries() -> Iterator[TypeEntry]:
                 options=f"{kind.class_name}{options}",
                 links=kind.links,
                 user_creatable=True,
+                category=kind.category,
             )
