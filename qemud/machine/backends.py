@@ -68,6 +68,7 @@ class MappedBlock(RamBlock):
             self.mapping = mmap.mmap(fd, self.size, flags=kind, offset=offset)
         except (OSError, OverflowError, ValueError) as error:
             close_file(fd)
+            self.fd = -1
             reason = error.strerror if isinstance(error, OSError) else "Cannot allocate memory"
             raise GenericError(f"unable to map backing store for guest RAM: {reason}") from None
         self.view = memoryview(self.mapping)

@@ -80,8 +80,7 @@ class RamBlock:
             os.ftruncate(self.fd, self.size)
             self.mapping = mmap.mmap(self.fd, self.size, flags=mmap.MAP_SHARED)
         except (OSError, OverflowError, ValueError) as error:
-            if self.fd >= 0:
-                os.close(self.fd)
+            self._close_file()
             reason = error.strerror if isinstance(error, OSError) else "Cannot allocate memory"
             raise GenericError(f"cannot set up guest memory '{name}': {reason}") from None
         self.view = memoryview(self.mapping)
@@ -121,8 +120,16 @@ class RamBlock:
         if self.fd >= 0:
             self.view.release()
             self.mapping.close()
+            self._close_file()
+
+    def _close_file(self) -> None:
+        if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def __del__(self) -> None:
+        """Who forgets a block does not leave its file open; the mapping goes by itself."""
+        self._close_file()
 
 
 class SectionKind(enum.Enum):

@@ -241,9 +241,9 @@ def test_a_socket_that_somebody_else_has_opened(kind: socket.SocketKind) -> None
 @pytest.mark.parametrize(
     ("text", "trouble"),
     [
-        ("dgram,id=d,local.type=fd,local.str=999", "d: Can't use file descriptor 999: Bad file descriptor"),
-        ("stream,id=d,addr.type=fd,addr.str=999", "File descriptor '999' is not a socket"),
-        ("socket,id=d,fd=999", "d: Can't use file descriptor 999: Bad file descriptor"),
+        ("dgram,id=d,local.type=fd,local.str=999999", "d: Can't use file descriptor 999999: Bad file descriptor"),
+        ("stream,id=d,addr.type=fd,addr.str=999999", "File descriptor '999999' is not a socket"),
+        ("socket,id=d,fd=999999", "d: Can't use file descriptor 999999: Bad file descriptor"),
         ("stream,id=d,server=on,addr.type=unix,addr.path=/nowhere/x", "Failed to bind socket to /nowhere/x: No such file or directory"),
         ("stream,id=d,server=on,reconnect-ms=1,addr.type=unix,addr.path=/x", "'reconnect' and 'reconnect-ms' options are incompatible with socket in server mode"),
         ("stream,id=d,reconnect=1,reconnect-ms=1,addr.type=unix,addr.path=/x", "'reconnect' and 'reconnect-ms' are mutually exclusive"),
