@@ -169,7 +169,7 @@ def test_refusals_leave_nothing_behind(computer: Computer, options: dict[str, An
         computer.add(**options)
     assert str(caught.value) == text
     assert computer.board.peripheral.children == {}
-    assert os.listdir("/proc/self/fd") == descriptors
+    assert set(os.listdir("/proc/self/fd")) <= set(descriptors)
 
 
 def test_a_file_that_fits_nowhere_is_refused_and_closed(computer: Computer, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_file_that_fits_nowhere_is_refused_and_closed(computer: Computer, tmp_
     descriptors = os.listdir("/proc/self/fd")
     with pytest.raises(GenericError, match=f"but there is no memory at {RAM + SIZE:#x}"):
         computer.add(file=str(file), addr=RAM + 4)
-    assert os.listdir("/proc/self/fd") == descriptors
+    assert set(os.listdir("/proc/self/fd")) <= set(descriptors)
     file.write_bytes(bytes(SIZE + 1))
     with pytest.raises(GenericError, match="Cannot load specified image"):
         computer.add(file=str(file), addr=RAM)
@@ -190,4 +190,4 @@ def test_the_file_is_closed_with_the_device(computer: Computer, tmp_path: Path) 
     descriptors = os.listdir("/proc/self/fd")
     device = computer.add(file=str(file), addr=RAM)
     device.take_down()
-    assert os.listdir("/proc/self/fd") == descriptors
+    assert set(os.listdir("/proc/self/fd")) <= set(descriptors)
