@@ -26,8 +26,15 @@ if TYPE_CHECKING:
     from qemud.block.node import BlockNode
 
 
+def check_driver(options: Any) -> None:
+    """GenericError: there are no new images of that kind."""
+    if not class_of(options.driver.value).makes_images:
+        raise GenericError("Driver does not support blockdev-create")
+
+
 async def create(graph: Graph, options: Any) -> None:
     """Make a new image.  GenericError."""
+    check_driver(options)
     await class_of(options.driver.value).create(graph, options)
 
 

@@ -87,6 +87,8 @@ class Driver:
     """What the child `backing` is to the node."""
     protocols: ClassVar[tuple[str, ...]] = ()
     """What file names begin with, before a colon, that a protocol's driver is for."""
+    makes_images: ClassVar[bool] = False
+    """Whether `create` makes new images of this kind."""
     encrypted: ClassVar[bool] = False
     implicit = False
     """Put into the graph by a job: clients that ask for drives are not told of it."""

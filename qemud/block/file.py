@@ -67,6 +67,8 @@ class FileNode(BlockNode, driver=BlockdevDriver.FILE):
         self._flush_failed = False
         self._discards = [0, 0, 0]  # done, failed, bytes
 
+    makes_images = True
+
     @classmethod
     async def create(cls, graph: Graph, options: Any) -> None:
         """Make a file, or empty one, and give it its size."""
@@ -465,6 +467,7 @@ class HostDeviceNode(FileNode, driver=BlockdevDriver.HOST_DEVICE):
 
     protocols = ("host_device",)
     _regular = False
+    makes_images = False
 
     def _discard(self, offset: int, length: int) -> None:
         try:

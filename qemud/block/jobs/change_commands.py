@@ -49,8 +49,10 @@ class BlockChangesHandlers(BlockChangesCommands):
 
     async def blockdev_create(self, *, job_id: str, options: BlockdevCreateOptions) -> None:
         """`blockdev-create`."""
+        from qemud.block.create import check_driver
         from qemud.block.jobs.create import Create
 
+        check_driver(options)
         async with self._jobs.turn:
             Create(self._jobs, job_id, options).start()
 

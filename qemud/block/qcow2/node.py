@@ -51,6 +51,8 @@ class Qcow2Node(Qcow2Requests, driver=BlockdevDriver.QCOW2):
     has_snapshots = True
     _timer: asyncio.TimerHandle | None = None
 
+    makes_images = True
+
     @classmethod
     async def create(cls, graph: Graph, options: Any) -> None:
         """Make a new image."""
