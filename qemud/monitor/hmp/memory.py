@@ -109,16 +109,27 @@ def _character(value: int) -> str:
     return f"'{chr(value)}'" if 32 <= value <= 126 else f"'\\x{value:02x}'"
 
 
+MAX_SUM = 16 << 20
+"""The most bytes that are added up; holes do not count.  Some seconds of work."""
+
+
 async def sum_(shell: Shell, arguments: dict[str, Any]) -> None:
     """`sum`: the checksum of the BSD program sum(1); where there is nothing, zeros are added."""
     address, left = arguments["start"], arguments["size"]
     total = 0
+    budget = MAX_SUM
     while left:
+        if budget <= 0:
+            raise GenericError(
+                f"more than {MAX_SUM} bytes of memory and registers, which is too much for one sum"
+            )
         wanted = min(left, _CHUNK)
         data = await shell.read_memory(address, wanted, {})
         for byte in data:
             total = ((total >> 1 | total << 15) + byte) & 0xFFFF
+        budget -= len(data)
         if len(data) < wanted:
+            budget -= _CHUNK  # what finding the end of the hole costs
             skipped = min(left - len(data), await _hole(shell, address + len(data)))
             turns = skipped % 16
             total = (total >> turns | total << 16 - turns) & 0xFFFF
