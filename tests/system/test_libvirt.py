@@ -137,6 +137,8 @@ def test_a_restarted_libvirtd_finds_its_guest_again_and_ends_it(running: Libvirt
     running.start()
     assert running.virsh("domid", "rv") == before
     assert running.virsh("domstate", "rv") == "running"
+    # Waits until libvirtd has its monitor again: a domain destroyed before that is an error ("domain is not running").
+    assert running.virsh("qemu-monitor-command", "rv", "--hmp", "info status") == "VM status: running"
     running.virsh("destroy", "rv")
     assert running.virsh("domstate", "rv", "--reason") == "shut off (destroyed)"
     assert "terminating on signal 15 from pid" in running.last_words()

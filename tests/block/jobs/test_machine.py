@@ -22,7 +22,11 @@ DEPTH = 8
 
 
 class Thread:
-    """The machine's thread: as many requests as there are slots, each slot in a part of the disk of its own."""
+    """The machine's thread: as many requests as there are slots, each slot in a part of the disk of its own.
+
+    It rests after so many requests until it is told to `go_on`: a guest that writes as fast as it can may keep
+    ahead of a job that copies its disk for ever, here as in QEMU.
+    """
 
     def __init__(self, guest: Guest, seed: int) -> None:
         self.guest = guest
@@ -32,20 +36,29 @@ class Thread:
         self.model = guest.disk
         self.random = random.Random(seed)
         self.stopping = False
-        self.served = self.at_once = 0
+        self.served = self.at_once = self.left = 0
         self.wrong: list[Any] = []
         self.thread = threading.Thread(target=self._run)
         self.busy = [False] * DEPTH
+        self.resting = asyncio.Event()
+
+    def go_on(self, requests: int = 400) -> None:
+        """Serve that many more requests, beside whatever the test does next."""
+        self.resting.clear()
+        self.mailboxes.post(self._grant, requests)
+
+    def _grant(self, requests: int) -> None:
+        self.left += requests
 
     def _run(self) -> None:
         self.mailboxes.claim()
         while not self.stopping or any(self.busy):
             self.mailboxes.drain()
             for slot in range(DEPTH):
-                if not self.busy[slot] and not self.stopping:
+                if self.left and not self.busy[slot] and not self.stopping:
+                    self.left -= 1
                     self._begin(slot)
-            # A guest that writes as fast as it can may keep ahead of a mirror for ever.
-            self.mailboxes.wait(0.05 if all(self.busy) or self.stopping else 0.005)
+            self.mailboxes.wait(0.05 if all(self.busy) or self.stopping or not self.left else 0.005)
 
     def _begin(self, slot: int) -> None:
         part = SIZE // DEPTH
@@ -58,6 +71,8 @@ class Thread:
             self.busy[slot] = False
             self.served += 1
             self.at_once += within
+            if not self.left and not any(self.busy):
+                self.mailboxes.send(self.resting.set)
             if error:
                 self.wrong.append(error)
             elif kind == "read" and data != self.model[offset : offset + length]:
@@ -100,6 +115,7 @@ def test_a_guest_moves_from_disk_to_disk(tmp_path: Path, fmt: str, copy_mode: st
             path = tmp_path / f"{number}.img"
             qemu_img("create", "-q", "-f", fmt, path, SIZE)
             await client.file(f"n{number}", path, fmt, discard="unmap")
+            thread.go_on()
             await client(
                 "blockdev-mirror",
                 job_id="j",
@@ -109,6 +125,7 @@ def test_a_guest_moves_from_disk_to_disk(tmp_path: Path, fmt: str, copy_mode: st
                 copy_mode=copy_mode,
             )
             await client.until("BLOCK_JOB_READY")
+            thread.go_on(100)
             await client("job-complete", id="j")
             done = await client.until("BLOCK_JOB_COMPLETED")
             assert "error" not in done
@@ -134,6 +151,7 @@ def test_snapshots_backups_and_commits(tmp_path: Path) -> None:
         thread.thread.start()
         for number in range(2):
             name = f"s{number}"
+            thread.go_on()
             await client(
                 "transaction",
                 actions=[
@@ -157,9 +175,11 @@ def test_snapshots_backups_and_commits(tmp_path: Path) -> None:
                 snapshot_file=str(tmp_path / name),
                 snapshot_node_name=name,
             )
-            await asyncio.sleep(0.05)
+            await thread.resting.wait()
+            thread.go_on()
             await client("block-commit", job_id="c", device=name)
             await client.until("BLOCK_JOB_READY")
+            thread.go_on(100)
             await client("job-complete", id="c")
             done = await client.until("BLOCK_JOB_COMPLETED")
             assert "error" not in done
