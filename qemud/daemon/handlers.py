@@ -41,5 +41,6 @@ HANDLERS: dict[str, str] = {
     "startup": "qemud.daemon.commands:StartupHandlers",
     "trace": "qemud.debug.trace:TraceHandlers",
     "transaction": "qemud.block.jobs.change_commands:TransactionHandlers",
+    "virtio-inspection": "qemud.hw.virtio.inspection:VirtioInspectionHandlers",
     "yank": "qemud.chardev.yank:YankHandlers",
 }

@@ -26,12 +26,13 @@ Source: Virtual I/O Device (VIRTIO) Version 1.2, sections 2 and 3; texts and ord
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from qemud._generated.types.virtio import VirtioDeviceOptions, VirtioDeviceState
 from qemud.hw.virtio.queue import (
     FEATURE_ACCESS_PLATFORM,
     FEATURE_ANY_LAYOUT,
+    FEATURE_BAD,
     FEATURE_EVENT_IDX,
     FEATURE_INDIRECT_DESC,
     FEATURE_NOTIFY_ON_EMPTY,
@@ -60,7 +61,7 @@ STATUS_FEATURES_OK = 8
 STATUS_NEEDS_RESET = 64
 STATUS_FAILED = 128
 
-LEGACY_FEATURES = FEATURE_NOTIFY_ON_EMPTY | FEATURE_ANY_LAYOUT
+LEGACY_FEATURES = FEATURE_NOTIFY_ON_EMPTY | FEATURE_ANY_LAYOUT | FEATURE_BAD
 """What only drivers of the legacy interface are offered."""
 
 _OPTIONS = (
@@ -74,8 +75,23 @@ _OPTIONS = (
 )
 
 
+class TransportStatus(NamedTuple):
+    """What a transport knows of its device.
+
+    `isr`: reasons for an interrupt; `queue_selected`: what the driver looks at; `disabled`: whether the device must not reach into
+    memory; `bus_name`: what the bus is called that the device has for others, if the transport says.
+    """
+
+    isr: int
+    queue_selected: int
+    disabled: bool = False
+    bus_name: str | None = None
+
+
 class VirtioTransport(Protocol):
-    """What a device needs of its transport."""
+    """What a device needs of its transport.  `features` are offered besides the device's own."""
+
+    features: int
 
     @property
     def modern(self) -> bool:
@@ -92,6 +108,9 @@ class VirtioTransport(Protocol):
 
     def config_interrupt(self) -> None:
         """Tell the driver that the configuration has changed."""
+
+    def transport_status(self) -> TransportStatus:
+        """What it knows of the device, for those who look for faults."""
 
 
 class VirtioBus(Bus, type_name="virtio-bus", abstract=True):
@@ -142,7 +161,7 @@ class VirtioDevice(
         for name, bit in _OPTIONS:
             if getattr(self.options, name):
                 features |= bit
-        return features | FEATURE_VERSION_1 if modern else features & 0xFFFF_FFFF
+        return features | FEATURE_VERSION_1 if modern else features
 
     def config(self) -> bytes:
         """The configuration space as it is now, little-endian."""
@@ -209,7 +228,7 @@ class VirtioDevice(
         self.queues = [
             VirtQueue(index, size, self.dma, self._interrupt) for index, size in enumerate(self.queue_sizes)
         ]
-        self.host_features = self.offer(modern=transport.modern)
+        self.host_features = self.offer(modern=transport.modern) | transport.features
         dma.on_ram_removed.append(self._remap)
         transport.plugged(self)
 
@@ -252,6 +271,9 @@ class VirtioDevice(
         for queue in self.queues:
             queue.features = taken
         self.set_features(taken)
+        state = self.state
+        if not state.started and not taken & FEATURE_VERSION_1:
+            state.start_on_kick = True
         return taken == features and not self.host_features & ~taken & FEATURE_ACCESS_PLATFORM
 
     def driver_status(self, status: int) -> None:
@@ -259,6 +281,10 @@ class VirtioDevice(
         if "virtio_set_status" in traced:
             trace("virtio_set_status", device=self.path, status=status)
         state = self.state
+        if (state.status ^ status) & STATUS_DRIVER_OK:
+            state.started = bool(status & STATUS_DRIVER_OK)
+            if state.started:
+                state.start_on_kick = False
         state.status = status & 0xFF | (STATUS_NEEDS_RESET if state.status & STATUS_NEEDS_RESET else 0)
         self.set_status(state.status)
 
@@ -267,6 +293,9 @@ class VirtioDevice(
         if "virtio_queue_notify" in traced:
             trace("virtio_queue_notify", device=self.path, queue=index)
         if index < len(self.queues) and self.queues[index].ready:
+            if self.state.start_on_kick:
+                self.state.start_on_kick = False
+                self.state.started = True
             self.serve(index)
 
     def enable_queue(self, index: int) -> None:
@@ -294,6 +323,7 @@ class VirtioDevice(
         state.status = 0
         state.features = 0
         state.broken = False
+        state.started = state.start_on_kick = False
         for queue in self.queues:
             queue.features = 0
             queue.reset()

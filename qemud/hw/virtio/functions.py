@@ -19,6 +19,7 @@ class Kind(NamedTuple):
 
     `name` is as in ``virtio-rng-pci``; its options are the structs ``{struct}PciOptions`` and ``{struct}PciFixedOptions``.
     `more_vectors` is how many interrupt messages it has use for besides one a queue; `vectors` is how many whatever its queues.
+    `names_bus` says that the bus which it has for other devices is named after the function.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Kind(NamedTuple):
     more_vectors: int = 1
     links: tuple[tuple[str, str], ...] = ()
     category: str = "Misc"
+    names_bus: bool = False
 
     @property
     def class_name(self) -> str:
@@ -41,8 +43,16 @@ KINDS = (
     Kind("virtio-blk", "VirtioBlk", 0x0100, 0x1001, links=(("iothread", "iothread"),), category="Storage"),
     Kind("virtio-net", "VirtioNet", 0x0200, 0x1000, category="Network"),
     Kind("virtio-rng", "VirtioRng", 0x00FF, 0x1005, vectors=2, links=(("rng", "rng-backend"),)),
-    Kind("virtio-scsi", "VirtioScsi", 0x0100, 0x1004, links=(("iothread", "iothread"),), category="Storage"),
-    Kind("virtio-serial", "VirtioSerial", 0x0780, 0x1003, category="Input"),
+    Kind(
+        "virtio-scsi",
+        "VirtioScsi",
+        0x0100,
+        0x1004,
+        links=(("iothread", "iothread"),),
+        category="Storage",
+        names_bus=True,
+    ),
+    Kind("virtio-serial", "VirtioSerial", 0x0780, 0x1003, category="Input", names_bus=True),
 )
 
 VARIANTS = (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from qemud.hw.pci.registers import COMMAND_MASTER, Reg
 from qemud.hw.virtio.device import STATUS_ACKNOWLEDGE, STATUS_DRIVER
+from qemud.hw.virtio.modern_registers import QUEUES_MAX
 from qemud.logs import guest_error
 
 if TYPE_CHECKING:
@@ -116,7 +117,8 @@ class LegacyPorts:
             case Port.QUEUE_ADDRESS if queue is not None:
                 device.attempt(queue.place_legacy, value << _PAGE_SHIFT, device.state.features)
             case Port.QUEUE_SELECT:
-                state.queue_select = value & 0xFFFF
+                if value < QUEUES_MAX:
+                    state.queue_select = value
             case Port.QUEUE_NOTIFY:
                 function.notify(value & 0xFFFF)
             case Port.DEVICE_STATUS:

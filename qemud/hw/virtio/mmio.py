@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from qemud._generated.types.hw_riscv import VirtioMmioOptions
 from qemud._generated.types.virtio import VirtioMmioState
-from qemud.hw.virtio.device import STATUS_FEATURES_OK, VirtioBus
+from qemud.hw.virtio.device import STATUS_FEATURES_OK, TransportStatus, VirtioBus
 from qemud.hw.virtio.queue import MAX_SIZE
 from qemud.logs import guest_error
 from qemud.qom.device import SysBusDevice
@@ -31,6 +31,8 @@ VENDOR = 0x554D_4551
 """The characters "QEMU", by which drivers know the host."""
 
 SIZE = 0x200
+QUEUES_MAX = 1024
+"""One that cannot be is not selected; the one before stays so."""
 _M32 = 0xFFFF_FFFF
 _WRONG_VERSION = "access to a register of the other version"
 
@@ -116,6 +118,7 @@ class VirtioMmio(SysBusDevice, type_name="virtio-mmio", options=VirtioMmioOption
 
     options: VirtioMmioOptions
     state: VirtioMmioState
+    features = 0
 
     def __init__(self, options: VirtioMmioOptions | None = None, *, number: int = 0) -> None:
         super().__init__(options)
@@ -169,6 +172,10 @@ class VirtioMmio(SysBusDevice, type_name="virtio-mmio", options=VirtioMmioOption
         """Bit 1; and bit 0, since QEMU does so and drivers have got used to it."""
         self.state.interrupt_status |= INTERRUPT_CONFIG | INTERRUPT_QUEUE
         self.irqs[0].raise_()
+
+    def transport_status(self) -> TransportStatus:
+        """For those who look for faults."""
+        return TransportStatus(self.state.interrupt_status, self.state.queue_sel)
 
     def _update_line(self) -> None:
         self.irqs[0].set(self.state.interrupt_status != 0)
@@ -262,7 +269,7 @@ class VirtioMmio(SysBusDevice, type_name="virtio-mmio", options=VirtioMmioOption
                 state.driver_features_sel = int(value != 0)
             case Reg.DRIVER_FEATURES:
                 self._take_features(device, value)
-            case Reg.QUEUE_SEL:
+            case Reg.QUEUE_SEL if value < QUEUES_MAX:
                 state.queue_sel = value
             case Reg.STATUS:
                 self._set_status(device, value)

@@ -31,6 +31,8 @@ CAPABILITIES = (
 )
 """Of each block: type, offset, size (0: depends on the multiplier), length of its capability."""
 
+QUEUES_MAX = 1024
+"""One that cannot be is not selected; the one before stays so."""
 _M32 = 0xFFFF_FFFF
 
 
@@ -169,7 +171,8 @@ class ModernRegisters:
             case Common.DEVICE_STATUS:
                 self._store_status(device, value & 0xFF)
             case Common.QUEUE_SELECT:
-                state.queue_select = value & 0xFFFF
+                if value < QUEUES_MAX:
+                    state.queue_select = value
             case _:
                 queue = self._queue(device)
                 if queue is not None:

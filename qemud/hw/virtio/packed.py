@@ -52,6 +52,11 @@ class PackedRing:
         self._device = queue.view(queue.used, 4, "used").cast("H")
         self._driver = queue.view(queue.avail, 4, "avail").cast("H")
 
+    @property
+    def seen(self) -> int:
+        """See `Ring.seen`; nothing is noted of what lies beyond."""
+        return self._queue.last_avail
+
     def pop(self) -> Element | None:
         """See `VirtQueue.pop`."""
         queue, size = self._queue, self._size

@@ -31,10 +31,17 @@ from qemud.hw.pci.registers import (
     TYPE_ENDPOINT,
     Reg,
 )
-from qemud.hw.virtio.device import STATUS_DRIVER_OK, VirtioBus, VirtioDevice
+from qemud.hw.virtio.device import STATUS_DRIVER_OK, TransportStatus, VirtioBus, VirtioDevice
 from qemud.hw.virtio.functions import KINDS, SUFFIXES, VARIANTS, Kind
 from qemud.hw.virtio.legacy_ports import LegacyPorts
-from qemud.hw.virtio.modern_registers import CAPABILITIES, CONFIG_CAPABILITY, NOTIFY_AT, ModernRegisters
+from qemud.hw.virtio.modern_registers import (
+    CAPABILITIES,
+    CONFIG_CAPABILITY,
+    NOTIFY_AT,
+    QUEUES_MAX,
+    ModernRegisters,
+)
+from qemud.hw.virtio.queue import FEATURE_BAD
 from qemud.qapi.runtime.errors import GenericError
 from qemud.qom.types import types
 
@@ -46,7 +53,6 @@ ISR_CONFIG = 2
 _LEGACY_BAR, _MSIX_BAR, _MODERN_BAR = 0, 1, 4
 _DEVICE_ID_BASE = 0x1040
 _UNSPECIFIED = (1 << 32) - 1
-_QUEUES_MAX = 1024
 _POWER_STATES = 3
 
 
@@ -61,6 +67,7 @@ class VirtioPci(
 
     kind: ClassVar[Kind]
     variant: ClassVar[str] = ""
+    features = FEATURE_BAD
     state: VirtioPciState
     options: Any  # a struct of the kind's own, with the members of VirtioPciOptions
 
@@ -180,7 +187,7 @@ class VirtioPci(
             at = config.add_capability(CAP_VENDOR, length)
             config.data[at + 2 : at + 5] = bytes((length, number, _MODERN_BAR))
             config.set32(at + 8, offset)
-            config.set32(at + 12, size or multiplier * _QUEUES_MAX)
+            config.set32(at + 12, size or multiplier * QUEUES_MAX)
             if not size:
                 config.set32(at + 16, multiplier)
         self.config_at = at = config.add_capability(CAP_VENDOR, 20)
@@ -189,7 +196,7 @@ class VirtioPci(
         config.writable(at + 8, (1 << 64) - 1, 8)
         config.writable(at + 16, 0xFFFF_FFFF, 4)
         self.registers = ModernRegisters(self, multiplier)
-        size = _power_of_two(NOTIFY_AT + multiplier * _QUEUES_MAX)
+        size = _power_of_two(NOTIFY_AT + multiplier * QUEUES_MAX)
         self.add_bar(_MODERN_BAR, self.registers, size, BAR_MEM_64 | BAR_PREFETCH)
 
     # -- the device's transport -------------------------------------------------------------------------------------
@@ -212,6 +219,12 @@ class VirtioPci(
         """A message for the configuration, or the pin."""
         self.state.isr |= ISR_CONFIG | ISR_QUEUE
         self._interrupt(self.state.config_vector)
+
+    def transport_status(self) -> TransportStatus:
+        """For those who look for faults."""
+        state = self.state
+        name = f"{self.id}.0" if self.id and self.kind.names_bus else None
+        return TransportStatus(state.isr, state.queue_select, state.disabled, name)
 
     def _interrupt(self, vector: int) -> None:
         msix = self.msix
@@ -251,6 +264,7 @@ class VirtioPci(
         state.driver_features = 0
         state.queue_select = 0
         state.isr = 0
+        state.disabled = False
         state.config_vector = NO_VECTOR
         state.queue_vectors = [NO_VECTOR] * len(self.backend.queues)
 
@@ -279,14 +293,11 @@ class VirtioPci(
             if length:
                 self.registers.write(address, self.config.get(at + 16, length), length)
         device = self.device
-        if (
-            offset <= Reg.COMMAND < offset + size
-            and device is not None
-            and not self.config.data[Reg.COMMAND] & COMMAND_MASTER
-            and device.state.status & STATUS_DRIVER_OK
-        ):
-            # It reaches into memory no more.
-            device.driver_status(device.state.status & ~STATUS_DRIVER_OK)
+        if offset <= Reg.COMMAND < offset + size and device is not None:
+            self.state.disabled = not self.config.data[Reg.COMMAND] & COMMAND_MASTER
+            if self.state.disabled and device.state.status & STATUS_DRIVER_OK:
+                # It reaches into memory no more.
+                device.driver_status(device.state.status & ~STATUS_DRIVER_OK)
 
     def _through(self) -> tuple[int, int]:
         """Which register the capability is about: offset and size, the latter 0 for none."""

@@ -38,6 +38,8 @@ FEATURE_NOTIFY_ON_EMPTY = 1 << 24
 FEATURE_ANY_LAYOUT = 1 << 27
 FEATURE_INDIRECT_DESC = 1 << 28
 FEATURE_EVENT_IDX = 1 << 29
+FEATURE_BAD = 1 << 30
+"""Offered to legacy drivers, so that one which takes all it does not know is found out."""
 FEATURE_VERSION_1 = 1 << 32
 FEATURE_ACCESS_PLATFORM = 1 << 33
 FEATURE_RING_PACKED = 1 << 34
@@ -81,6 +83,10 @@ class Element:
 
 class Ring(Protocol):
     """One of the two formats, on memory that is mapped."""
+
+    @property
+    def seen(self) -> int:
+        """How far the driver had come when the device last looked."""
 
     def pop(self) -> Element | None:
         """The next buffer of the driver."""
@@ -168,6 +174,16 @@ class VirtQueue:
         """The driver's choice of the size; one that cannot be is ignored."""
         if 0 < size <= MAX_SIZE:
             self.size = size
+
+    @property
+    def seen(self) -> int:
+        """How far the driver had come when the device last looked."""
+        return self.last_avail if self._ring is None else self._ring.seen
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the rings are where the device can use them."""
+        return self._ring is not None
 
     def enable(self) -> None:
         """Map the rings and begin.  Raises QueueError where there is no RAM."""

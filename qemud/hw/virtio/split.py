@@ -53,6 +53,11 @@ class SplitRing:
         self._shadow = queue.last_avail
         self._view = queue.view
 
+    @property
+    def seen(self) -> int:
+        """See `Ring.seen`."""
+        return self._shadow
+
     def pop(self) -> Element | None:
         """See `VirtQueue.pop`."""
         queue, size = self._queue, self._size

@@ -81,6 +81,22 @@ INFO = _rows(
     Command("usernet", "x-query-usernet", "networks:usernet"),
     Command("uuid", "query-uuid", "info:uuid"),
     Command("version", "query-version", "info:version"),
+    Command("virtio", "x-query-virtio", "virtio:info"),
+    Command(
+        "virtio-queue-element",
+        "x-query-virtio-queue-element",
+        "virtio:queue_element",
+        "path:s,queue:i,index:i?",
+        "path queue [index]",
+    ),
+    Command(
+        "virtio-queue-status",
+        "x-query-virtio-queue-status",
+        "virtio:queue_status",
+        "path:s,queue:i",
+        "path queue",
+    ),
+    Command("virtio-status", "x-query-virtio-status", "virtio:status", "path:s", "path"),
 )
 """What can stand behind `info`."""
 

@@ -15,7 +15,7 @@ from qemud.hw.virtio import pci
 from qemud.qapi.runtime.errors import GenericError
 from qemud.qom.state import load_tree, save_tree
 from tests.hw.pci.rig import ECAM, HIGH, LOW, PIO, PciDriver, Rig
-from tests.hw.virtio.driver import BASE, BUFFERS, EVENT_IDX, RINGS, SplitQueue
+from tests.hw.virtio.driver import BASE, BUFFERS, EVENT_IDX, RINGS, VERSION_1, SplitQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -333,7 +333,8 @@ def test_only_legacy_and_only_modern() -> None:
     new = rig.add("r1", RNG(VirtioRngPciOptions(disable_legacy=OnOffAuto.ON)))
     assert 4 not in old.bars
     assert 0 not in new.bars
-    assert not old.backend.host_features >> 32
+    assert not old.backend.host_features & VERSION_1
+    assert not old.backend.offered(legacy=True) >> 32
     words = struct.unpack("<HH", old.config.data[:4])
     assert words == (0x1AF4, 0x1005)
     assert new.config.get16(2) == 0x1044
