@@ -52,17 +52,26 @@ class Option:
     """How the argument of one option is written.
 
     `read` turns it into a value and is given who takes warnings; None for an option without an argument.  `many` options
-    collect a list; `alias` is the option that this is another name for.
+    collect a list, of those that can be merged later ones add to earlier ones; `alias` is the option that this is another name for, or
+    for one parameter of it, `key`.
     """
 
-    __slots__ = ("alias", "many", "read")
+    __slots__ = ("alias", "key", "many", "merges", "read")
 
     def __init__(
-        self, read: Callable[[str, Warn], Any] | None = None, *, many: bool = False, alias: str = ""
+        self,
+        read: Callable[[str, Warn], Any] | None = None,
+        *,
+        many: bool = False,
+        alias: str = "",
+        key: str = "",
+        merges: bool = False,
     ) -> None:
         self.read = read
         self.many = many
         self.alias = alias
+        self.key = key
+        self.merges = merges
 
 
 def read_opts(struct: str, implied: str | None = None) -> Callable[[str, Warn], Any]:
@@ -316,7 +325,8 @@ OPTIONS: dict[str, Option] = {
     "preconfig": FLAG,
     "no-reboot": FLAG,
     "no-shutdown": FLAG,
-    "action": Option(read_opts("ActionOptions")),
+    "action": Option(read_opts("ActionOptions"), merges=True),
+    "watchdog-action": Option(_text, alias="action", key="watchdog"),
     "boot": Option(_boot),
     "rtc": Option(_rtc),
     "audiodev": Option(_json_or_keyval("Audiodev", "driver"), many=True),
@@ -416,7 +426,10 @@ def occurrences(words: list[str]) -> Iterator[Occurrence]:
             text.encode()
         except UnicodeEncodeError:
             raise UsageError(f"-{name}: the argument is not valid UTF-8") from None
-        yield name, text, f"-{name} {text}: "
+        place = f"-{name} {text}: "
+        if option.key:
+            name, text = option.alias, f"{option.key}={text.replace(',', ',,')}"
+        yield name, text, place
         if name == "readconfig":
             from qemud.daemon.ini import read
 
@@ -441,6 +454,14 @@ def _asks_for_help(name: str, text: str) -> bool:
     return not qemuopts.HELP.isdisjoint(parts if name in _TELLS else parts[1:])
 
 
+def _merged(before: Any, after: Any) -> Any:
+    """What both have said, the later one last."""
+    from msgspec.structs import replace
+
+    given = {name: getattr(after, name) for name in after.__struct_fields__}
+    return replace(before, **{name: value for name, value in given.items() if value is not None})
+
+
 def parse(words: list[str], warn: Warn = lambda _text: None) -> CommandLine:
     """Read all words behind the program's name. Raises UsageError, HelpWanted for one; `warn` gets warnings."""
     values: dict[str, Any] = {}
@@ -456,6 +477,8 @@ def parse(words: list[str], warn: Warn = lambda _text: None) -> CommandLine:
             value = option.read(text, _placed(warn, f"{place}warning: "))
         if option.many:
             values.setdefault(target, []).append(value)
+        elif option.merges and target in values:
+            values[target] = _merged(values[target], value)
         else:
             values[target] = value
     return CommandLine(**{python_name(name): value for name, value in values.items()})

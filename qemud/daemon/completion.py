@@ -105,6 +105,8 @@ def _all(before: list[str], last: str) -> Iterator[tuple[str, str]]:
     given = OPTIONS.get(before[-1].lstrip("-")) if len(before) > 1 and before[-1].startswith("-") else None
     if given is None or given.read is None:
         yield from _options("--" if last.startswith("--") else "-")
+    elif given.key:
+        yield from _values_of(before[-1].lstrip("-"))
     else:
         yield from _argument(given.alias or before[-1].lstrip("-"), last)
 
@@ -117,6 +119,16 @@ def _options(dash: str) -> Iterator[tuple[str, str]]:
 
     for row in STRUCTS["CommandLine"]:
         yield dash + row[0], row[5]
+
+
+def _values_of(option: str) -> Iterator[tuple[str, str]]:
+    """The values of an option that takes one of a few."""
+    from qemud._generated.enums import ENUMS
+    from qemud._generated.properties import STRUCTS
+
+    for row in STRUCTS["CommandLine"]:
+        if row[0] == option:
+            yield from ENUMS.get(row[1], {}).items()
 
 
 def _argument(option: str, last: str) -> Iterator[tuple[str, str]]:

@@ -36,7 +36,10 @@ class ConfigHandlers(ConfigCommands):
             name=line.name,
             uuid=services.uuid if line.uuid else None,
             action=ActionOptions(
-                reboot=vm.actions.reboot, shutdown=vm.actions.shutdown, panic=vm.actions.panic
+                reboot=vm.actions.reboot,
+                shutdown=vm.actions.shutdown,
+                panic=vm.actions.panic,
+                watchdog=vm.actions.watchdog,
             ),
             rtc=line.rtc,
             globals=[

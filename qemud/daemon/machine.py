@@ -127,7 +127,7 @@ def _check_memory(options: Any) -> None:
 
 
 def set_actions(actions: Actions, line: CommandLine) -> None:
-    """What a reset, a shutdown and a crash are to do, as far as the command line says."""
+    """What a reset, a shutdown, a crash and silence are to do, as far as the command line says."""
     from qemud._generated.types.run_state import RebootAction, ShutdownAction
 
     if line.no_reboot:
@@ -135,7 +135,8 @@ def set_actions(actions: Actions, line: CommandLine) -> None:
     if line.no_shutdown:
         actions.shutdown = ShutdownAction.PAUSE
     if line.action is not None:
-        actions.set(line.action.reboot, line.action.shutdown, line.action.panic)
+        given = line.action
+        actions.set(given.reboot, given.shutdown, given.panic, given.watchdog)
 
 
 def create_machine(services: Services, options: MachineOptions, values: Any = None) -> Any:

@@ -185,6 +185,13 @@ TYPES: tuple[TypeEntry, ...] = (
         user_creatable=True,
         category="Controller/Bridge/Hub",
     ),
+    TypeEntry(
+        "i6300esb",
+        "pci-device",
+        "qemud.hw.watchdog.i6300esb:I6300esb",
+        user_creatable=True,
+        category="Watchdog",
+    ),
     *functions(),
     TypeEntry("cpu", "device", "qemud.hw.riscv.hart:Cpu", abstract=True),
     TypeEntry("riscv-cpu", "cpu", "qemud.hw.riscv.hart:RiscvCpu", abstract=True),

@@ -8,7 +8,7 @@ from qemud._generated.commands.run_state import RunStateCommands
 from qemud._generated.types.run_state import ShutdownCause, StatusInfo
 
 if TYPE_CHECKING:
-    from qemud._generated.types.run_state import PanicAction, RebootAction, ShutdownAction
+    from qemud._generated.types.run_state import PanicAction, RebootAction, ShutdownAction, WatchdogAction
     from qemud.machine.services import Services
 
 
@@ -44,6 +44,11 @@ class RunStateHandlers(RunStateCommands):
         reboot: RebootAction | None = None,
         shutdown: ShutdownAction | None = None,
         panic: PanicAction | None = None,
+        watchdog: WatchdogAction | None = None,
     ) -> None:
         """`set-action`."""
-        self._vm.actions.set(reboot, shutdown, panic)
+        self._vm.actions.set(reboot, shutdown, panic, watchdog)
+
+    async def watchdog_set_action(self, *, action: WatchdogAction) -> None:
+        """`watchdog-set-action`."""
+        self._vm.actions.set(watchdog=action)

@@ -18,6 +18,7 @@ Source of states, transitions and texts: QEMU 10.0, system/runstate.c and system
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING, Protocol
 
 from qemud._generated.events import run_state as events
@@ -28,6 +29,7 @@ from qemud._generated.types.run_state import (
     RunState,
     ShutdownAction,
     ShutdownCause,
+    WatchdogAction,
 )
 from qemud.logs import Logger, trace, traced
 from qemud.machine.clock import HostClock, VirtualClock
@@ -51,6 +53,9 @@ NEEDS_RESET = frozenset({RunState.INTERNAL_ERROR, RunState.SHUTDOWN})
 
 GUEST_CAUSES = frozenset({ShutdownCause.GUEST_SHUTDOWN, ShutdownCause.GUEST_RESET, ShutdownCause.GUEST_PANIC})
 """Causes that the guest itself is behind."""
+
+
+_HALTING = frozenset({WatchdogAction.RESET, WatchdogAction.POWEROFF, WatchdogAction.PAUSE})
 
 
 class Executor(Protocol):
@@ -82,23 +87,26 @@ class Executor(Protocol):
 
 
 class Actions:
-    """What a reset, a shutdown and a crash do: `-action`, `-no-reboot`, `-no-shutdown`, `set-action`."""
+    """What a reset, a shutdown, a crash and silence do: `-action`, `-no-reboot`, `-no-shutdown`, `set-action`."""
 
     def __init__(self) -> None:
         self.reboot = RebootAction.RESET
         self.shutdown = ShutdownAction.POWEROFF
         self.panic = PanicAction.SHUTDOWN
+        self.watchdog = WatchdogAction.RESET
 
     def set(
         self,
         reboot: RebootAction | None = None,
         shutdown: ShutdownAction | None = None,
         panic: PanicAction | None = None,
+        watchdog: WatchdogAction | None = None,
     ) -> None:
         """Change what is given, leave the rest."""
         self.reboot = reboot or self.reboot
         self.shutdown = shutdown or self.shutdown
         self.panic = panic or self.panic
+        self.watchdog = watchdog or self.watchdog
 
 
 class VirtualMachine:
@@ -241,6 +249,27 @@ class VirtualMachine:
         if not pauses:
             await self.shutdown(ShutdownCause.GUEST_PANIC, status)
 
+    async def watchdog(self, action: WatchdogAction) -> None:
+        """Tell that a watchdog has not heard of the guest, and do something about it."""
+        events.watchdog(self.emit, action=action)
+        match action:
+            case WatchdogAction.RESET:
+                await self.reset(ShutdownCause.GUEST_RESET)
+            case WatchdogAction.SHUTDOWN:
+                await self.powerdown()
+            case WatchdogAction.POWEROFF:
+                # No shutdown, of which clients would be told: the power fails.
+                async with self.transitions:
+                    self._ending = True
+                    await self.mailboxes.call(self._pause_in_machine)
+                    self.end(0)
+            case WatchdogAction.PAUSE:
+                await self.stop(RunState.WATCHDOG)
+            case WatchdogAction.DEBUG:
+                sys.stderr.write("watchdog: timer fired\n")
+            case _:
+                pass  # no machine here has an interrupt that cannot be masked
+
     # Requests, from a device in the machine thread or from the loop.
 
     def request_reset(self, cause: ShutdownCause) -> None:
@@ -254,6 +283,14 @@ class VirtualMachine:
     def guest_panicked(self, status: int = 0) -> None:
         """The guest reports a crash; from the machine thread it is halted at once."""
         self._request(self.panic, status)
+
+    def watchdog_expired(self) -> None:
+        """A watchdog, in the machine thread, has not heard of the guest, which is halted at once if it is to be."""
+        action = self.actions.watchdog
+        if action in _HALTING:
+            self._request(self.watchdog, action)
+        else:
+            self.mailboxes.send(self._begin, self.watchdog, action)
 
     def internal_error(self) -> None:
         """The engine cannot go on: stop in the state `internal-error`."""

@@ -48,6 +48,7 @@ ARGUMENTS: dict[str, st.SearchStrategy[str]] = {
     "name": _pairs(guest=TEXTS, process=TEXTS, debug_threads=ON_OFF),
     "uuid": st.uuids().map(str),
     "action": _pairs(reboot=st.sampled_from(["reset", "shutdown"]), panic=st.sampled_from(["none", "pause"])),
+    "watchdog-action": st.sampled_from(["pause", "none"]),
     "rtc": _pairs(base=st.just("utc"), clock=st.just("host")),
     "msg": _pairs(timestamp=ON_OFF),
     "global": st.one_of(

@@ -15,7 +15,7 @@ from qemud._generated.types.options import (
     MemoryOptions,
     NameOptions,
 )
-from qemud._generated.types.run_state import RebootAction
+from qemud._generated.types.run_state import PanicAction, RebootAction, WatchdogAction
 from qemud.daemon.cmdline import OPTIONS, UsageError, parse
 from qemud.qapi.runtime import qemuopts
 
@@ -47,6 +47,10 @@ def test_another_name_is_the_same_option():
 
 def test_values_have_the_schemas_types():
     assert parse(["-action", "reboot=shutdown"]).action == ActionOptions(reboot=RebootAction.SHUTDOWN)
+    several = ["-action", "reboot=shutdown,watchdog=none", "-watchdog-action", "pause", "-action", "panic=none"]
+    assert parse(several).action == ActionOptions(
+        reboot=RebootAction.SHUTDOWN, panic=PanicAction.NONE, watchdog=WatchdogAction.PAUSE
+    )
     assert parse(["-global", "serial-mm.regshift=2"]).global_ == [
         GlobalProperty(driver="serial-mm", property="regshift", value="2")
     ]
@@ -73,6 +77,10 @@ def test_values_have_the_schemas_types():
         (["-uuid", "xyz"], "-uuid xyz: failed to parse UUID string: wrong format"),
         (["-name", "guest=a,foo=b"], "-name guest=a,foo=b: Invalid parameter 'foo'"),
         (["-action", "foo=bar"], "-action foo=bar: Invalid parameter 'foo'"),
+        (
+            ["-watchdog-action", "nope,reboot=reset"],
+            "-watchdog-action nope,reboot=reset: Parameter 'watchdog' does not accept value 'nope,reboot=reset'",
+        ),
         (["-action", "reboot=nope"], "-action reboot=nope: Parameter 'reboot' does not accept value 'nope'"),
         (["-mon", "mode=foo"], "-mon mode=foo: Parameter 'mode' does not accept value 'foo'"),
         (

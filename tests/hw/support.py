@@ -156,6 +156,9 @@ class Vm:
     def request_reset(self, cause: ShutdownCause) -> None:
         self.requests.append(("reset", cause.value))
 
+    def watchdog_expired(self) -> None:
+        self.requests.append(("watchdog",))
+
     def pass_time(self, ns: int) -> None:
         """Let that much time pass and timers fire."""
         self.time.ns += ns

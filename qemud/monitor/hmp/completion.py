@@ -120,6 +120,12 @@ async def _trace_events(shell: Shell) -> list[str]:
     return [each["name"] for each in await shell.qmp("trace-event-get-state", {"name": "*"})]
 
 
+async def _watchdog_actions(_shell: Shell) -> list[str]:
+    from qemud._generated.types.run_state import WatchdogAction
+
+    return [action.value for action in WatchdogAction]
+
+
 _FINDERS: dict[str, Callable[[Shell], Awaitable[list[str]]]] = {
     "chardev-add": _chardev_kinds,
     "chardev-change": _chardevs,
@@ -133,5 +139,6 @@ _FINDERS: dict[str, Callable[[Shell], Awaitable[list[str]]]] = {
     "ringbuf_write": _ring_buffers,
     "trace-event": _trace_events,
     "trace-events": _trace_events,
+    "watchdog_action": _watchdog_actions,
 }
 """What the first argument of a command can be."""

@@ -105,3 +105,8 @@ async def trace_event(shell: Shell, arguments: dict[str, Any]) -> None:
         await shell.qmp("trace-event-set-state", wanted)
     except GenericError as error:
         shell.print(f"{error}\n")
+
+
+async def watchdog_action(shell: Shell, arguments: dict[str, Any]) -> None:
+    """`watchdog_action`: in capitals, too."""
+    await shell.qmp("watchdog-set-action", {"action": arguments["action"].lower()})

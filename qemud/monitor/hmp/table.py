@@ -233,6 +233,13 @@ COMMANDS = _rows(
     Command("system_reset", "system_reset", "machine:system_reset"),
     Command("system_wakeup", "system_wakeup", "machine:system_wakeup"),
     Command("trace-event", "trace-event-set-state", "machine:trace_event", "name:s,option:b", "name on|off"),
+    Command(
+        "watchdog_action",
+        "watchdog-set-action",
+        "machine:watchdog_action",
+        "action:s",
+        "[reset|shutdown|poweroff|pause|debug|none|inject-nmi]",
+    ),
     Command("x", "x-read-memory", "memory:dump_virtual", "fmt:/,addr:l", "/fmt addr"),
     Command("xp", "x-read-memory", "memory:dump_physical", "fmt:/,addr:l", "/fmt addr"),
 )
