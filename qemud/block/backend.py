@@ -34,7 +34,7 @@ from qemud.block.stats import Accounting
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from qemud._generated.types.block_info import BlockDeviceInfo
     from qemud.block.edges import Edge
@@ -93,6 +93,8 @@ class BlockBackend:
         self.legacy: Any = None
         """Options of the `-drive` that made it; its drive goes when its device goes."""
         self.on_resize: list[Callable[[], None]] = []
+        self.on_reverted: list[Callable[[], Awaitable[None]]] = []
+        """Called when the content is what it was once: who keeps some of it reads it again.  No request is let in meanwhile."""
         self.stats = Accounting()
         self.on_read_error = BlockdevOnError.REPORT
         self.on_write_error = BlockdevOnError.ENOSPC
@@ -195,6 +197,7 @@ class BlockBackend:
         self.device = self.medium = None
         self.on_resize.clear()
         self.set_permissions(0, permission.ALL)
+        self.on_reverted.clear()
         self.update_now()
 
     @property

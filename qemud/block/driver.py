@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from qemud.block.edges import Role, needs_of_child
 from qemud.qapi.runtime.errors import GenericError
@@ -64,6 +64,35 @@ class NodeInfo(NamedTuple):
 def unsupported() -> OSError:
     """What a driver raises that cannot do what it is asked."""
     return OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+
+class StateWriter(Protocol):
+    """Takes the state of a machine, from its beginning."""
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+
+    async def append(self, views: Sequence[memoryview]) -> None:
+        """Take what comes next: a multiple of `STATE_UNIT` bytes, but for the last time.  OSError."""
+
+    async def abort(self) -> None:
+        """Forget all of it.  OSError."""
+
+
+class StateReader(Protocol):
+    """Gives the state of a machine."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    async def readv(self, position: int, views: Sequence[memoryview]) -> None:
+        """Fill the views with what is at `position`; beyond the end it is zero.  OSError."""
+
+
+STATE_UNIT = 2 << 20
+"""Bytes: the largest cluster that a format has."""
 
 
 class Driver:
@@ -227,9 +256,30 @@ class Driver:
         """The snapshots in the image, as structs SnapshotInfo; None when the format has none."""
         return None
 
-    async def take_snapshot(self, name: str, date_ns: int, vm_clock_ns: int) -> Any:
-        """Take a snapshot inside of the image: the struct SnapshotInfo.  OSError.  The node is drained."""
-        del name, date_ns, vm_clock_ns
+    async def take_snapshot(
+        self, name: str, date_ns: int, vm_clock_ns: int, state: StateWriter | None = None
+    ) -> Any:
+        """Take a snapshot inside of the image, with what `state_writer` has got: the struct SnapshotInfo.  OSError.  The node is drained."""
+        del name, date_ns, vm_clock_ns, state
+        raise unsupported()
+
+    async def check_snapshot(self, name: str) -> None:
+        """Raise OSError or GenericError when `apply_snapshot` could not work, as far as that can be known before."""
+        del name
+        raise unsupported()
+
+    async def apply_snapshot(self, name: str) -> None:
+        """Let the disk be what it was when a snapshot was taken, of that size too.  GenericError, or OSError.  The node is drained."""
+        del name
+        raise unsupported()
+
+    async def state_writer(self) -> StateWriter:
+        """Where the state of a machine goes, for a snapshot that is about to be taken.  OSError."""
+        raise unsupported()
+
+    async def state_reader(self, name: str) -> StateReader:
+        """The state of a machine that a snapshot has.  GenericError, or OSError."""
+        del name
         raise unsupported()
 
     async def delete_snapshot(self, identifier: str, name: str) -> None:

@@ -18,7 +18,7 @@ from qemud.block.edges import Role
 from qemud.block.filename import absolute_name
 from qemud.block.graph import inherit
 from qemud.block.node import NodeInfo
-from qemud.block.qcow2 import layout
+from qemud.block.qcow2 import layout, vmstate
 from qemud.block.qcow2.bitmaps import (
     check_new,
     load_bitmaps,
@@ -30,7 +30,15 @@ from qemud.block.qcow2.image import Image
 from qemud.block.qcow2.layout import INACTIVE_L2
 from qemud.block.qcow2.options import Settings
 from qemud.block.qcow2.requests import Qcow2Requests
-from qemud.block.qcow2.snapshots import create, delete, find, find_tables, read_snapshots
+from qemud.block.qcow2.snapshots import (
+    apply,
+    check_l1,
+    create,
+    delete,
+    find,
+    find_tables,
+    read_snapshots,
+)
 from qemud.block.qcow2.write import Writer
 from qemud.qapi.runtime.errors import GenericError
 from qemud.qapi.runtime.fields import UNSET
@@ -38,8 +46,10 @@ from qemud.qapi.runtime.fields import UNSET
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from qemud.block.driver import StateReader, StateWriter
     from qemud.block.graph import Graph
     from qemud.block.node import Flags
+    from qemud.block.qcow2.snapshots import Snapshot
 
 _SECTOR = 512
 
@@ -268,13 +278,55 @@ class Qcow2Node(Qcow2Requests, driver=BlockdevDriver.QCOW2):
 
         return snapshot_list(self.image)
 
-    async def take_snapshot(self, name: str, date_ns: int, vm_clock_ns: int) -> Any:
+    async def take_snapshot(
+        self, name: str, date_ns: int, vm_clock_ns: int, state: StateWriter | None = None
+    ) -> Any:
         """Take a snapshot inside."""
         from qemud.block.qcow2.info import snapshot_info
 
         await self.check_writable_now()
-        made = await create(self.image, name, size=self.size, date_ns=date_ns, vm_clock_ns=vm_clock_ns)
+        assert state is None or isinstance(state, vmstate.StateWriter)
+        made = await create(
+            self.image, name, size=self.size, date_ns=date_ns, vm_clock_ns=vm_clock_ns, state=state
+        )
         return snapshot_info(made)
+
+    async def check_snapshot(self, name: str) -> None:
+        """Look at its table."""
+        snapshot = self._snapshot(name)
+        check_l1(self.image, snapshot)
+        size = snapshot.disk_size
+        if size != self.size and self.image.header.version < 3:
+            raise GenericError("Can't resize a v2 image which has snapshots")
+        if size % _SECTOR or vmstate.first_table(self.image, size) * 8 > layout.MAX_L1_BYTES:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    async def apply_snapshot(self, name: str) -> None:
+        """Give the disk the size of the snapshot, and its tables."""
+        await self.check_writable_now()
+        snapshot = self._snapshot(name)
+        check_l1(self.image, snapshot)
+        if snapshot.disk_size != self.size:
+            await self.truncate(snapshot.disk_size)
+        await apply(self.image, snapshot)
+
+    def _snapshot(self, name: str) -> Snapshot:
+        snapshot = find(self.image, None, name)
+        if snapshot is None:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return snapshot
+
+    async def state_writer(self) -> StateWriter:
+        """Into clusters of its own."""
+        await self.check_writable_now()
+        return vmstate.StateWriter(self.image)
+
+    async def state_reader(self, name: str) -> StateReader:
+        """By the snapshot's table."""
+        self.check_usable()
+        snapshot = self._snapshot(name)
+        check_l1(self.image, snapshot)
+        return await vmstate.StateReader.open(self.image, snapshot)
 
     async def delete_snapshot(self, identifier: str, name: str) -> None:
         """Remove a snapshot from inside."""

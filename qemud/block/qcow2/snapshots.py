@@ -18,6 +18,8 @@ from qemud.block.qcow2 import layout
 from qemud.block.qcow2.header import check_table
 from qemud.block.qcow2.layout import COPIED, OFFSET, SNAPSHOT_TABLE
 from qemud.block.qcow2.mapping import encode_table
+from qemud.block.qcow2.resize import grow_l1
+from qemud.block.qcow2.vmstate import first_table
 from qemud.block.qcow2.walk import mark_copied, read_table, referenced
 from qemud.qapi.runtime.errors import GenericError
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from qemud.block.qcow2.image import Image
+    from qemud.block.qcow2.vmstate import StateWriter
 
 _HEADER = struct.Struct(">QIHHIIQII")
 _EXTRA = struct.Struct(">QQQ")
@@ -152,14 +155,26 @@ def find(image: Image, identifier: str | None, name: str | None) -> Snapshot | N
     return None
 
 
-async def create(image: Image, name: str, *, size: int, date_ns: int, vm_clock_ns: int) -> Snapshot:
-    """Take a snapshot of the disk as it is.  OSError."""
+async def create(
+    image: Image, name: str, *, size: int, date_ns: int, vm_clock_ns: int, state: StateWriter | None = None
+) -> Snapshot:
+    """Take a snapshot of the disk as it is, with the state that was written for it.  OSError, and then the state is still the writer's."""
     if len(image.snapshots) >= layout.MAX_SNAPSHOTS:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    tables = [] if state is None else await state.finish()
     await image.settle()
     mapping = image.mapping
     l1 = mapping.l1[:]
-    clusters = -(-max(8 * len(l1), 1) // image.cluster_size)
+    first = len(l1)
+    if tables:
+        # A disk may be followed by an older state, where another program has left it.
+        first = first_table(image, image.header.size)
+        l1 = l1[:first]
+        l1.extend([0] * (first - len(l1)))
+    total = len(l1) + len(tables)
+    if total * 8 > layout.MAX_L1_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    clusters = -(-max(8 * total, 1) // image.cluster_size)
     place = await image.refcounts.allocate_exactly(clusters)
     try:
         image.guard(place, clusters * image.cluster_size)
@@ -172,8 +187,11 @@ async def create(image: Image, name: str, *, size: int, date_ns: int, vm_clock_n
     await image.flush_file()
     await mark_copied(image)
     await image.write_tables(everything=True)
+    l1 = mapping.l1[:first]
+    l1.extend([0] * (total - len(tables) - len(l1)))
+    l1.extend(tables)
     if len(l1):
-        await image.file.writev(place, [memoryview(encode_table(mapping.l1))])
+        await image.file.writev(place, [memoryview(encode_table(l1))])
     used = [int(each.id) for each in image.snapshots if each.id.isascii() and each.id.isdigit()]
     snapshot = Snapshot(
         id=str(max(used, default=0) + 1),
@@ -183,16 +201,19 @@ async def create(image: Image, name: str, *, size: int, date_ns: int, vm_clock_n
         date_sec=date_ns // 1_000_000_000,
         date_nsec=date_ns % 1_000_000_000,
         vm_clock_nsec=vm_clock_ns,
+        vm_state_size=0 if state is None else state.size,
         disk_size=size,
         l2_tables=tuple(entry & OFFSET for entry in l1 if entry & OFFSET),
     )
     await _write_table(image, [*image.snapshots, snapshot])
+    if state is not None:
+        state.handed_over()
     return snapshot
 
 
 async def delete(image: Image, snapshot: Snapshot) -> None:
     """Forget a snapshot; what only it referred to is free.  GenericError, or OSError."""
-    _check_l1(image, snapshot)
+    check_l1(image, snapshot)
     await image.settle()
     l1 = await read_table(image, snapshot.l1_offset, snapshot.l1_size)
     runs = [run async for run in referenced(image, l1)]
@@ -210,13 +231,16 @@ async def delete(image: Image, snapshot: Snapshot) -> None:
 
 
 async def apply(image: Image, snapshot: Snapshot) -> None:
-    """Let the disk be what it was when the snapshot was taken; its size is that already.  GenericError, or OSError."""
-    _check_l1(image, snapshot)
+    """Let the disk be what it was when the snapshot was taken; its size is that already.  GenericError, or OSError.
+
+    The state of a machine stays the snapshot's alone.
+    """
+    check_l1(image, snapshot)
     await image.settle()
     mapping = image.mapping
-    table = await read_table(image, snapshot.l1_offset, snapshot.l1_size)
-    if len(table) > len(mapping.l1):
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    entries = min(snapshot.l1_size, first_table(image, image.header.size))
+    table = await read_table(image, snapshot.l1_offset, entries)
+    await grow_l1(image, len(table))
     await _add_references(image, table)
     await image.write_tables(everything=True)
     await image.flush_file()
@@ -236,7 +260,8 @@ async def apply(image: Image, snapshot: Snapshot) -> None:
     await image.settle()
 
 
-def _check_l1(image: Image, snapshot: Snapshot) -> None:
+def check_l1(image: Image, snapshot: Snapshot) -> None:
+    """Raise GenericError when the table of a snapshot cannot be where it is said to be."""
     check_table(
         image.cluster_size,
         snapshot.l1_offset,

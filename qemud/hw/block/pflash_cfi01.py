@@ -103,6 +103,7 @@ class CfiPflash01(SysBusDevice, type_name="cfi.pflash01", options=CfiPflash01Opt
         self._mailboxes = services.vm.mailboxes
         services.vm.on_stopped.append(self.settled)  # before the disk's own, which flushes what was written
         self._disk = Disk(backend, services.vm.mailboxes, services.vm)
+        backend.on_reverted.append(self._read_again)
 
     async def _read_all(self, backend: BlockBackend) -> RamBlock:
         backend.configure(read_only=backend.read_only, resizable=False)
@@ -112,12 +113,22 @@ class CfiPflash01(SysBusDevice, type_name="cfi.pflash01", options=CfiPflash01Opt
                 f"{backend.name} block backend provides {backend.size} bytes"
             )
         block = RamBlock(self.options.name or self.type_name, self.size)
+        block.dumped = False
         try:
             await backend.readv(0, [block.view])
         except OSError as error:
             block.close()
             raise GenericError(f"can't read {backend.name} block backend: {error.strerror}") from None
         return block
+
+    async def _read_again(self) -> None:
+        """The drive has gone back to what it was.  The machine stands still."""
+        backend, block = self._backend, self._block
+        if backend is not None and block is not None and backend.node is not None:
+            try:
+                await backend.node.readv(0, [block.view])
+            except OSError as error:
+                raise GenericError(f"can't read {backend.name} block backend: {error.strerror}") from None
 
     async def settled(self) -> None:
         """From the loop: wait until all that was programmed is in the drive."""
