@@ -139,7 +139,7 @@ class Daemon:
             policy = policy_of(line.compat)
             checker.use_policy(policy)
             self.dispatcher.policy = self.events.policy = policy
-        self._turn = Turn()
+        self._turn = services.turn = Turn()
         self._turn.taken = True  # until the machine is ready; released by `build`
         self.monitors = services.monitors = Monitors(self.dispatcher.execute, self.events, self._turn)
 

@@ -15,6 +15,9 @@ once.  A call takes at most 2 ms of the machine's time, or is cut into slices by
 logs the ones that take longer.
 
 Calls that are cancelled run all the same; only their result is dropped.
+
+Freezing.  While a machine is saved or loaded, the outside must not change it: after `freeze` posts wait, in their order, until
+`thaw`, and only calls are answered.
 """
 
 from __future__ import annotations
@@ -61,6 +64,8 @@ class Mailboxes:
         self._notified = False
         self._waiting = False
         self._closed = False
+        self._held: deque[tuple[Callable[..., object], tuple[Any, ...]]] | None = None
+        """What was posted since `freeze`."""
         # A binary semaphore: locked means that nobody has called. A stale call costs the waiter one look into the inbox.
         self._bell = threading.Lock()
         self._bell.acquire()
@@ -169,11 +174,26 @@ class Mailboxes:
         count = len(inbox)
         for _ in range(count):
             fn, args = inbox.popleft()
+            if self._held is not None and fn != self._answer:
+                self._held.append((fn, args))
+                continue
             try:
                 fn(*args)
             except Exception:
                 log.exception("a posted call failed", call=repr(fn))
         return count
+
+    def freeze(self) -> None:
+        """Answer calls only, until `thaw`.  Machine thread."""
+        if self._held is None:
+            self._held = deque()
+
+    def thaw(self) -> None:
+        """Run what was posted since `freeze`, soon, and go on.  Machine thread."""
+        held, self._held = self._held, None
+        if held:
+            self._inbox.extendleft(reversed(held))
+            self._kick()
 
     @property
     def pending(self) -> bool:

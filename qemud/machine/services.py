@@ -19,7 +19,7 @@ class Services:
     """The parts of the process; see the module.
 
     `vm` is the machine, `tree` the composition tree, `chardevs` the character devices, `dispatcher` runs commands, `monitors` bring
-    them, `board` is the built board (None until the machine is initialised), `startup` makes
+    them one at a time by `turn`, `board` is the built board (None until the machine is initialised), `startup` makes
     the machine phase by phase, `emit` sends an event to all clients, `events` is where it does, `quit` ends the process,
     `take_descriptor` takes the descriptor that the running command's client has named.  `block` is the graph of block nodes, which
     `make_block` makes when it is first asked for: a process without disks has nothing of it.  The same goes for `net`, the network cards
@@ -40,6 +40,7 @@ class Services:
     events: Any
     quit: Callable[[], Coroutine[Any, Any, None]]
     monitors: Any
+    turn: Any = None
     take_descriptor: Callable[[str], int]
     target: str = "riscv64"
     name: str | None = None

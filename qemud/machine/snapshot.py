@@ -21,6 +21,7 @@ from qemud.machine.memory import SectionKind
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
+    from qemud._generated.types.snapshot import SavedMachine, SavedMemory
     from qemud.machine.memory import AddressSpace, Section
     from qemud.machine.vm import VirtualMachine
     from qemud.qom.object import Object
@@ -50,7 +51,7 @@ async def save_machine(vm: VirtualMachine, board: Object) -> Snapshot:
         _check_stopped(vm)
         value = await vm.mailboxes.call(save_objects, vm, board)
         memory: dict[str, dict[int, bytes]] = {}
-        for section in _memory(vm.memory):
+        for section in memory_of(vm.memory):
             content = memory[section.name] = {}
             for offset in range(0, section.size, CHUNK):
                 piece = await vm.mailboxes.call(_read, section, offset)
@@ -67,37 +68,53 @@ async def load_machine(vm: VirtualMachine, board: Object, saved: Snapshot) -> No
 
 
 async def _load(vm: VirtualMachine, board: Object, saved: Snapshot) -> None:
-    from qemud.qapi.runtime.check import parse_type
-    from qemud.qom.state import apply_tree, check_tree
+    value = check_value(vm, board, saved.value)
+    _check_content(vm.memory, saved.memory)
+    parsed = await check_objects(vm, board, value)
 
-    if not isinstance(saved.value, dict):
+    # Nothing below can fail.
+    for section in memory_of(vm.memory):
+        content = saved.memory[section.name]
+        for offset in range(0, section.size, CHUNK):
+            await vm.mailboxes.call(_write, vm.memory, section, offset, content.get(offset))
+    await vm.mailboxes.call(apply, vm, value, parsed)
+    vm.state = RunState.PAUSED if value.status is RunState.RUNNING else value.status
+
+
+def check_value(vm: VirtualMachine, board: Object, saved: object) -> SavedMachine:
+    """What was saved of a machine like this one, as a struct; all but its objects is right.  GenericError."""
+    from qemud.qapi.runtime.check import parse_type
+
+    if not isinstance(saved, dict):
         raise GenericError("the saved machine is not an object")
-    value = parse_type("SavedMachine", saved.value)
+    value: SavedMachine = parse_type("SavedMachine", saved)
     here = _type_of(board)
     if value.machine != here:
         raise GenericError(f"the saved machine is a {value.machine}, this one is a {here}")
     if value.clock > _LATEST:
         raise GenericError(f"the saved machine's clock is {value.clock}, expected 0 to {_LATEST}")
-    _check_memory(vm.memory, value.memory, saved.memory)
+    _check_memory(vm.memory, value.memory)
+    return value
+
+
+async def check_objects(vm: VirtualMachine, board: Object, value: SavedMachine) -> list[tuple[Object, Any]]:
+    """All objects, each with the state that it is to have.  GenericError."""
+    from qemud.qom.state import check_tree
+
     records = {}
     for item in value.objects:
         if item.path in records:
             raise GenericError(f"saved state has '{item.path}' twice")
         records[item.path] = {"type": item.type, "version": item.version, "state": item.state}
-    parsed = await vm.mailboxes.call(check_tree, board, records)
+    return await vm.mailboxes.call(check_tree, board, records)
 
-    # Nothing below can fail.
-    for section in _memory(vm.memory):
-        content = saved.memory[section.name]
-        for offset in range(0, section.size, CHUNK):
-            await vm.mailboxes.call(_write, vm.memory, section, offset, content.get(offset))
 
-    def apply() -> None:
-        vm.clock.load(value.clock)
-        apply_tree(parsed)
+def apply(vm: VirtualMachine, value: SavedMachine, parsed: list[tuple[Object, Any]]) -> None:
+    """Give the machine the time and the objects' states that were found good.  Machine thread."""
+    from qemud.qom.state import apply_tree
 
-    await vm.mailboxes.call(apply)
-    vm.state = RunState.PAUSED if value.status is RunState.RUNNING else value.status
+    vm.clock.load(value.clock)
+    apply_tree(parsed)
 
 
 def _type_of(board: Object) -> str:
@@ -110,8 +127,8 @@ def _check_stopped(vm: VirtualMachine) -> None:
         raise GenericError("the machine runs; it has to be stopped to be saved or loaded")
 
 
-def save_objects(vm: VirtualMachine, board: Object) -> dict[str, Any]:
-    """All but the memory's content. Machine thread; the machine is stopped."""
+def save_objects(vm: VirtualMachine, board: Object, status: RunState | None = None) -> dict[str, Any]:
+    """All but the memory's content; `status` is what it was doing, if it was stopped to be saved. Machine thread."""
     from qemud._generated.types.snapshot import SavedMachine, SavedMemory, SavedObject
     from qemud.qapi.runtime.wire import to_wire
     from qemud.qom.state import save_tree
@@ -119,11 +136,11 @@ def save_objects(vm: VirtualMachine, board: Object) -> dict[str, Any]:
     value: dict[str, Any] = to_wire(
         SavedMachine(
             machine=_type_of(board),
-            status=vm.state,
+            status=status or vm.state,
             clock=vm.clock.save(),
             memory=[
                 SavedMemory(name=section.name, base=section.base, size=section.size)
-                for section in _memory(vm.memory)
+                for section in memory_of(vm.memory)
             ],
             objects=[SavedObject(path=path, **record) for path, record in save_tree(board).items()],
         )
@@ -131,13 +148,14 @@ def save_objects(vm: VirtualMachine, board: Object) -> dict[str, Any]:
     return value
 
 
-def _memory(space: AddressSpace) -> list[Section]:
+def memory_of(space: AddressSpace) -> list[Section]:
+    """The regions whose content is saved, in the order of their addresses."""
     return [section for section in space if section.kind is not SectionKind.MMIO]
 
 
-def _check_memory(space: AddressSpace, listed: list[Any], contents: dict[str, dict[int, bytes]]) -> None:
-    """Raise GenericError unless all regions, and no others, are there with a content that fits."""
-    here = {section.name: section for section in _memory(space)}
+def _check_memory(space: AddressSpace, listed: list[SavedMemory]) -> None:
+    """Raise GenericError unless all regions, and no others, are there."""
+    here = {section.name: section for section in memory_of(space)}
     for item in listed:
         section = here.pop(item.name, None)
         if section is None:
@@ -147,15 +165,20 @@ def _check_memory(space: AddressSpace, listed: list[Any], contents: dict[str, di
                 f"saved memory '{item.name}' has {item.size:#x} bytes at {item.base:#x}, "
                 f"here it has {section.size:#x} at {section.base:#x}"
             )
-        if item.name not in contents:
-            raise GenericError(f"saved memory '{item.name}' has no content")
-        for offset, piece in contents[item.name].items():
-            if not 0 <= offset < section.size or offset % CHUNK:
-                raise GenericError(f"saved memory '{item.name}' has a piece at {offset:#x}")
-            if len(piece) != min(CHUNK, section.size - offset):
-                raise GenericError(f"saved memory '{item.name}' has {len(piece)} bytes at {offset:#x}")
     if here:
         raise GenericError(f"saved memory has no '{next(iter(here))}', which this machine has")
+
+
+def _check_content(space: AddressSpace, contents: dict[str, dict[int, bytes]]) -> None:
+    """Raise GenericError unless all regions have a content that fits."""
+    for section in memory_of(space):
+        if section.name not in contents:
+            raise GenericError(f"saved memory '{section.name}' has no content")
+        for offset, piece in contents[section.name].items():
+            if not 0 <= offset < section.size or offset % CHUNK:
+                raise GenericError(f"saved memory '{section.name}' has a piece at {offset:#x}")
+            if len(piece) != min(CHUNK, section.size - offset):
+                raise GenericError(f"saved memory '{section.name}' has {len(piece)} bytes at {offset:#x}")
 
 
 def _read(section: Section, offset: int) -> bytes | None:

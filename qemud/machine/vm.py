@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 from qemud._generated.events import run_state as events
@@ -39,7 +40,7 @@ from qemud.machine.memory import AddressSpace
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from typing import Any
 
     from qemud.machine.mailbox import Mailboxes
@@ -174,11 +175,25 @@ class VirtualMachine:
             if self.state in NEEDS_RESET:
                 raise GenericError("Resetting the Virtual Machine is required")
             if not self.running:
-                for tell in tuple(self.on_cont):
-                    tell()
-                self.state = RunState.RUNNING
-                events.resume(self.emit)
-                await self.mailboxes.call(self._resume_in_machine)
+                await self._cont()
+
+    @asynccontextmanager
+    async def held(self, state: RunState) -> AsyncIterator[RunState]:
+        """Nobody else starts, stops or resets the machine inside of this; it is stopped in `state` if it ran.
+
+        Gives what it was doing before; `take_up` ends that, or it stays stopped.
+        """
+        async with self.transitions:
+            before = self.state
+            await self._stop(state)
+            yield before
+
+    async def take_up(self, state: RunState) -> None:
+        """Inside of `held`: run, or be stopped in another state."""
+        if state is RunState.RUNNING:
+            await self._cont()
+        else:
+            self.state = state
 
     async def reset(self, cause: ShutdownCause) -> None:
         """Reset the machine, or shut it down where that is the action for a reset."""
@@ -327,6 +342,13 @@ class VirtualMachine:
             self.state = state
             try:
                 await self.dma.returned()
+    async def _cont(self) -> None:
+        for tell in tuple(self.on_cont):
+            tell()
+        self.state = RunState.RUNNING
+        events.resume(self.emit)
+        await self.mailboxes.call(self._resume_in_machine)
+
             finally:
                 events.stop(self.emit)
             for flush in tuple(self.on_stopped):

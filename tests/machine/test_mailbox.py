@@ -326,3 +326,28 @@ def test_a_wait_ends_by_its_timeout_and_by_a_ring():
     mailboxes.ring()
     mailboxes.ring()
     mailboxes.wait()
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_frozen_machine_answers_calls_only(busy):
+    """Posts wait, in their order, and none is lost."""
+
+    async def test(machine):
+        seen: list[int] = []
+        mailboxes = machine.mailboxes
+        mailboxes.post(seen.append, 0)
+        frozen = asyncio.ensure_future(mailboxes.call(mailboxes.freeze))
+        await asyncio.sleep(0)
+        for i in range(1, 5):
+            mailboxes.post(seen.append, i)
+        await frozen
+        for i in range(5, 10):
+            mailboxes.post(seen.append, i)
+            assert await mailboxes.call(list, seen) == [0]
+        await mailboxes.call(mailboxes.thaw)
+        mailboxes.post(seen.append, 10)
+        while len(await mailboxes.call(list, seen)) < 11:
+            pass
+        assert seen == list(range(11))
+
+    run(test, busy=busy)

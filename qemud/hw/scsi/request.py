@@ -215,7 +215,9 @@ class Request:
             self.device.machine.mailboxes.post(self._go_on, following)
 
     def _go_on(self, step: Step) -> None:
-        if self.outcome is Outcome.COMPLETE:
+        if self.ended:
+            self._release()  # another state has been loaded meanwhile
+        elif self.outcome is Outcome.COMPLETE:
             step(self)
         else:
             self._stop(0)

@@ -479,19 +479,21 @@ class VirtioBlk(
             check_element(request.element, state.queues[request.queue])
 
     def after_load(self) -> None:
-        """Requests that wait are tried again when the machine runs."""
+        """Requests that wait are tried again when the machine runs, and then the queues are looked at: a batch may have been cut short."""
         super().after_load()
         self.flying = {}
         self.disk.drop_parked()
         self._set_write_cache(on=self.state.write_cache)
         self._restored = list(self.state.requests)
-        if self._restored:
-            self._retry.arm(self.machine.clock.now())
+        self._retry.arm(self.machine.clock.now())
 
     def _begin_restored(self) -> None:
         restored, self._restored = self._restored, []
         for saved in restored:
             self.attempt(self._begin_again, saved)
+        for queue in self.queues:
+            if queue.ready:
+                self.serve(queue.index)
 
     def _begin_again(self, saved: VirtioBlkRequest) -> None:
         queue = self.queues[saved.queue]

@@ -432,18 +432,20 @@ class VirtioScsi(
                 raise GenericError(f"a command is of queue {request.queue}, there are {len(self.queues)}")
 
     def after_load(self) -> None:
-        """Commands that wait are begun again when the machine runs."""
+        """Commands that wait are begun again when the machine runs, and then the queues are looked at: a batch may have been cut short."""
         super().after_load()
         self.flying = {}
         self.scsi_bus.unit_attention = load_sense(self.state.unit_attention)
         self._restored = list(self.state.requests)
-        if self._restored:
-            self._retry.arm(self.machine.clock.now())
+        self._retry.arm(self.machine.clock.now())
 
     def _begin_restored(self) -> None:
         restored, self._restored = self._restored, []
         for saved in restored:
             self.attempt(self._begin_again, saved)
+        for queue in self.queues:
+            if queue.ready:
+                self.serve(queue.index)
 
     def _begin_again(self, saved: VirtioScsiRequest) -> None:
         queue = self.queues[saved.queue]
