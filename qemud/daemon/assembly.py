@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from qemud.daemon.cmdline import UsageError
 from qemud.daemon.machine import build_machine, check_options, create_machine
 from qemud.machine.memory import AddressSpace
+from qemud.machine.vm import NEEDS_RESET
 from qemud.qapi.runtime.errors import GenericError, QmpError
 from qemud.qapi.runtime.table import PHASES
 
@@ -123,7 +124,11 @@ class Assembly:
         vm = self._services.vm
         await vm.mailboxes.call(vm.reset_devices)
         self.phase = _READY
-        if not self.line.S:
+        if self.line.loadvm is not None:
+            from qemud.migration.whole import load
+
+            await load(self._services, self.line.loadvm)
+        if not self.line.S and vm.state not in NEEDS_RESET:
             await vm.cont()
 
     # As clients ask for it.

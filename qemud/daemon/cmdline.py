@@ -322,6 +322,7 @@ OPTIONS: dict[str, Option] = {
     "name": Option(read_opts("NameOptions", "guest")),
     "uuid": Option(_uuid),
     "S": FLAG,
+    "loadvm": TEXT,
     "preconfig": FLAG,
     "no-reboot": FLAG,
     "no-shutdown": FLAG,

@@ -166,6 +166,8 @@ class Daemon:
         from qemud.daemon.accelerator import choose_accelerator
         from qemud.daemon.machine import machine_options
 
+        if line.loadvm is not None and line.preconfig:
+            raise UsageError("'preconfig' and 'loadvm' options are mutually exclusive")
         line = self.line
         if line.pidfile is not None:
             from qemud.daemon.process import PidFile

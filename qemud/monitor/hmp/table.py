@@ -70,6 +70,7 @@ INFO = _rows(
     Command("registers", "x-query-registers", "info:registers", "cpustate_all:-a,vcpu:i?", "[-a|vcpu]"),
     Command("roms", "x-query-roms", "inventory:roms"),
     Command(
+    Command("snapshots", "x-query-snapshots", "snapshots:info"),
         "stats",
         "query-stats",
         "inventory:stats",
@@ -135,6 +136,7 @@ COMMANDS = _rows(
     Command("cont", "cont", "machine:cont", alias="c"),
     Command("cpu", "query-cpus-fast", "machine:cpu", "index:i", "index"),
     Command("device_add", "device_add", "objects:device_add", "device:O", "driver[,prop=value][,...]"),
+    Command("delvm", "x-delvm", "snapshots:delete", "name:s", "tag"),
     Command("device_del", "device_del", "objects:device_del", "id:s", "device"),
     Command(
         "drive_backup",
@@ -179,6 +181,7 @@ COMMANDS = _rows(
         "netdev_add",
         "networks:add",
         "netdev:S",
+    Command("loadvm", "x-loadvm", "snapshots:load", "name:s", "tag"),
         "[user|tap|socket|stream|dgram|hubport],id=str[,prop=value][,...]",
     ),
     Command("netdev_del", "netdev_del", "networks:remove", "id:s", "id"),
@@ -213,6 +216,7 @@ COMMANDS = _rows(
         "reuse:-n,device:s,snapshot-file:s?,format:s?",
         "[-n] device [new-image-file] [format]",
     ),
+    Command("savevm", "x-savevm", "snapshots:save", "name:s?", "tag"),
     Command(
         "snapshot_blkdev_internal",
         "blockdev-snapshot-internal-sync",

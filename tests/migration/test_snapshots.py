@@ -1,0 +1,336 @@
+"""Snapshots of a machine as its clients see them: jobs, events, errors, what the images have then."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from qemud.demo import DEMO_GUEST
+from tests.programs import QEMUD, Program
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Starter
+
+DEMO = ("-machine", "virt", "-m", "32", "-display", "none", "-kernel", str(DEMO_GUEST))
+MIB = 1 << 20
+
+
+def make(path: Path, size: int = MIB, **options: object) -> Path:
+    text = ",".join(f"{name}={value}" for name, value in options.items())
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", *(["-o", text] if text else [])]
+    subprocess.run([*command, str(path), str(size)], check=True)
+    return path
+
+
+def node(path: Path, name: str, driver: str = "qcow2") -> tuple[str, str]:
+    return "-blockdev", json.dumps(
+        {
+            "driver": driver,
+            "node-name": name,
+            "file": {"driver": "file", "filename": str(path), "node-name": f"{name}-file"},
+        }
+    )
+
+
+def check(*paths: Path) -> None:
+    for path in paths:
+        done = subprocess.run(["qemu-img", "check", str(path)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def listed(path: Path) -> list[tuple[str, int]]:
+    done = subprocess.run(["qemu-img", "info", "--output=json", str(path)], capture_output=True, check=True)
+    return [(each["name"], each["vm-state-size"]) for each in json.loads(done.stdout).get("snapshots", [])]
+
+
+def job(program: Program, command: str, **arguments: Any) -> tuple[list[str], str | None]:
+    """Run a job to its end: what was told meanwhile, and what it failed of."""
+    program.qmp.events.clear()
+    named = {name.replace("_", "-"): value for name, value in arguments.items()}
+    program.qmp.command(command, {"job-id": "j", **named})
+    told: list[str] = []
+    while not told or told[-1] != "concluded":
+        event = program.qmp.events.pop(0) if program.qmp.events else program.qmp.message()
+        told.append(event["data"]["status"] if event["event"] == "JOB_STATUS_CHANGE" else event["event"])
+    [info] = [each for each in program.qmp.command("query-jobs") if each["id"] == "j"]
+    assert (info["type"], info["status"]) == (command, "concluded")
+    assert (info["current-progress"], info["total-progress"]) == (1, 1)
+    program.qmp.command("job-dismiss", id="j")
+    return told, info.get("error")
+
+
+DONE = ["created", "running", "waiting", "pending", "concluded"]
+DONE_RUNNING = ["created", "running", "STOP", "RESUME", "waiting", "pending", "concluded"]
+FAILED = ["created", "running", "aborting", "concluded"]
+
+
+def poke(program: Program, value: int) -> None:
+    program.serial.command(f"poke 0x80400000 {value}")
+
+
+def peek(program: Program) -> int:
+    [line] = program.serial.command("peek 0x80400000")
+    return int(line.removeprefix("peek: "), 0)
+
+
+def test_there_and_back_again(daemon: Starter, tmp_path: Path) -> None:
+    """Memory, time and both disks are what they were; then in another process; then nothing is left."""
+    a, b = make(tmp_path / "a.qcow2"), make(tmp_path / "b.qcow2", 3 * MIB, cluster_size=4096)
+    options = (*DEMO, *node(a, "a"), *node(b, "b"), "-device", "virtio-blk-device,drive=a")
+    both = {"devices": ["a", "b"], "vmstate": "a"}
+    program = daemon(*options, serial=True)
+    program.serial.expect("demo> ")
+    poke(program, 1)
+    assert job(program, "snapshot-save", tag="one", **both) == (DONE_RUNNING, None)
+    poke(program, 2)
+    assert job(program, "snapshot-save", tag="two", devices=["b", "a"], vmstate="b") == (DONE_RUNNING, None)
+    poke(program, 3)
+    sizes = dict(listed_by(program))
+    assert sizes["one"] > 100_000
+    for _ in range(2):
+        assert job(program, "snapshot-load", tag="one", **both) == (DONE_RUNNING, None)
+        assert peek(program) == 1
+        assert program.serial.command("sum 2")[0].endswith("2 of 2 right")
+        assert job(program, "snapshot-load", tag="two", devices=["a", "b"], vmstate="b") == (
+            DONE_RUNNING,
+            None,
+        )
+        assert peek(program) == 2
+    # A machine that is stopped stays so.
+    program.qmp.command("stop")
+    assert job(program, "snapshot-load", tag="one", **both) == (DONE, None)
+    assert program.qmp.command("query-status") == {"running": False, "status": "paused"}
+    assert job(program, "snapshot-save", tag="three", **both) == (DONE, None)
+    program.qmp.command("quit")
+    assert program.wait() == 0
+    check(a, b)
+    assert [name for name, _ in listed(a)] == ["one", "two", "three"]
+    assert [size > 0 for _, size in listed(a)] == [True, False, True]
+    assert [size > 0 for _, size in listed(b)] == [False, True, False]
+
+    program = daemon(*options, "-loadvm", "one", serial=True)
+    program.serial.send(b"\r")
+    program.serial.expect("demo> ")
+    assert peek(program) == 1
+    assert job(program, "snapshot-delete", tag="one", devices=["a", "b"]) == (DONE, None)
+    assert job(program, "snapshot-delete", tag="two", devices=["a"]) == (DONE, None)
+    assert job(program, "snapshot-delete", tag="two", devices=["a"]) == (DONE, None)
+    program.qmp.command("quit")
+    assert program.wait() == 0
+    check(a, b)
+    assert [name for name, _ in listed(a)] == ["three"]
+    assert [name for name, _ in listed(b)] == ["two", "three"]
+
+
+def listed_by(program: Program) -> list[tuple[str, int]]:
+    """What the program tells of the snapshots that all disks have."""
+    told = program.qmp.command("x-query-snapshots")
+    assert told["partial"] == []
+    return [(each["name"], each["vm-state-size"]) for each in told["common"]]
+
+
+def human(program: Program, line: str) -> str:
+    text: str = program.qmp.command("human-monitor-command", {"command-line": line})
+    return text.replace("\r", "")
+
+
+def test_by_hand(daemon: Starter, tmp_path: Path) -> None:
+    a = make(tmp_path / "a.qcow2")
+    program = daemon(*DEMO, "-drive", f"if=none,id=hd,file={a}", serial=True)
+    program.serial.expect("demo> ")
+    assert human(program, "info snapshots") == "There is no snapshot available.\n"
+    poke(program, 1)
+    assert human(program, "savevm one") == ""
+    assert [event["event"] for event in program.qmp.events] == ["STOP", "RESUME"]
+    poke(program, 2)
+    assert human(program, "loadvm one") == ""
+    assert peek(program) == 1
+    poke(program, 5)
+    assert human(program, "savevm one") == ""
+    assert human(program, "savevm") == ""
+    poke(program, 6)
+    assert human(program, "loadvm one") == ""
+    assert peek(program) == 5
+    lines = human(program, "info snapshots").split("\n")
+    assert lines[:2] == [
+        "List of snapshots present on all disks:",
+        "ID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT",
+    ]
+    assert re.fullmatch(
+        r"--      one +[\d.]+ [KM]iB \d{4}-\d\d-\d\d \d\d:\d\d:\d\d +0000:\d\d:\d\d\.\d{3}         --",
+        lines[2],
+    )
+    assert re.match(r"--      vm-\d{14} ", lines[3])
+    assert human(program, "delvm one") == ""
+    assert human(program, "loadvm one") == "Error: Snapshot 'one' does not exist in one or more devices\n"
+    assert program.qmp.command("query-status") == {"running": False, "status": "restore-vm"}
+    program.qmp.command("cont")
+    assert peek(program) == 5
+    program.qmp.command("quit")
+    assert program.wait() == 0
+    check(a)
+
+
+def test_a_guest_that_has_switched_itself_off(daemon: Starter, tmp_path: Path) -> None:
+    """What it was doing is saved as well: nothing goes on that has ended; and another state brings it back to life."""
+    a = make(tmp_path / "a.qcow2")
+    program = daemon(*DEMO, *node(a, "a"), "-no-shutdown", serial=True)
+    program.serial.expect("demo> ")
+    given = {"vmstate": "a", "devices": ["a"]}
+    assert job(program, "snapshot-save", tag="on", **given)[1] is None
+    program.serial.send(b"poweroff\r")
+    program.qmp.event("STOP")
+    assert job(program, "snapshot-save", tag="off", **given) == (DONE, None)
+    assert job(program, "snapshot-load", tag="on", **given) == (DONE, None)
+    assert program.qmp.command("query-status") == {"running": False, "status": "paused"}
+    program.qmp.command("cont")
+    program.serial.send(b"\r")
+    program.serial.expect("demo> ")
+    told, error = job(program, "snapshot-load", tag="off", **given)
+    assert (told, error) == (["created", "running", "STOP", "waiting", "pending", "concluded"], None)
+    assert program.qmp.command("query-status") == {"running": False, "status": "shutdown"}
+
+
+def test_another_machine_refuses(daemon: Starter, tmp_path: Path) -> None:
+    """In a sentence, and before anything has changed."""
+    a = make(tmp_path / "a.qcow2")
+    program = daemon(*DEMO, *node(a, "a"), serial=True)
+    program.serial.expect("demo> ")
+    given = {"tag": "one", "vmstate": "a", "devices": ["a"]}
+    assert job(program, "snapshot-save", **given)[1] is None
+    program.qmp.command("quit")
+    assert program.wait() == 0
+    for options, reason in (
+        (("-m", "64"), "saved memory 'riscv_virt_board.ram' has 0x2000000 bytes at 0x80000000, here"),
+        (("-machine", "virt,aclint=on"), "saved state has no '/machine/sswi0', which this machine has"),
+        (("-device", "virtio-rng-device,id=r"), "saved state has no '/machine/peripheral/r', which this"),
+    ):
+        program = daemon(*DEMO, *node(a, "a"), *options, serial=True)
+        program.serial.expect("demo> ")
+        poke(program, 9)
+        told, error = job(program, "snapshot-load", **given)
+        assert told == ["created", "running", "STOP", "aborting", "concluded"]
+        assert error is not None
+        assert error.startswith(f"Error -22 while loading VM state: {reason}")
+        assert program.qmp.command("query-status") == {"running": False, "status": "restore-vm"}
+        program.qmp.command("cont")
+        assert peek(program) == 9
+        program.qmp.command("quit")
+        assert program.wait() == 0
+    with Program(QEMUD, *DEMO, *node(a, "a"), "-m", "64", "-loadvm", "one", qmp=False) as program:
+        assert program.wait() == 1
+        assert "while loading VM state: saved memory" in program.stderr
+    with Program(QEMUD, *DEMO, *node(a, "a"), "-loadvm", "nope", qmp=False) as program:
+        assert program.wait() == 1
+        assert program.stderr.endswith(": Snapshot 'nope' does not exist in one or more devices\n")
+    with Program(QEMUD, *DEMO, "-preconfig", "-loadvm", "nope", qmp=False) as program:
+        assert program.wait() == 1
+        assert program.stderr.endswith(": 'preconfig' and 'loadvm' options are mutually exclusive\n")
+    check(a)
+
+
+def test_a_disk_that_cannot_be_changed_back(daemon: Starter, tmp_path: Path) -> None:
+    """One that others know the changes of; and one that is full."""
+    a = make(tmp_path / "a.qcow2")
+    program = daemon(*DEMO, *node(a, "a"), "-S")
+    given = {"tag": "one", "vmstate": "a", "devices": ["a"]}
+    assert job(program, "snapshot-save", **given) == (DONE, None)
+    program.qmp.command("block-dirty-bitmap-add", node="a", name="changes")
+    assert job(program, "snapshot-load", **given) == (
+        FAILED,
+        "Could not load snapshot 'one' on 'a': Device has active dirty bitmaps",
+    )
+    program.qmp.command("block-dirty-bitmap-remove", node="a", name="changes")
+    assert job(program, "snapshot-load", **given) == (DONE, None)
+
+
+@pytest.mark.parametrize(
+    ("sector", "reason"),
+    [
+        (640, "Error while writing VM state: No space left on device"),
+        (1280, "Could not create snapshot 'one' on 'a'"),
+    ],
+)
+def test_a_disk_without_room(daemon: Starter, tmp_path: Path, sector: int, reason: str) -> None:
+    a, b = make(tmp_path / "a.qcow2"), make(tmp_path / "b.qcow2")
+    rules = {
+        "driver": "blkdebug",
+        "image": {"driver": "file", "filename": str(a)},
+        "inject-error": [{"event": "none", "iotype": "write", "errno": 28, "sector": sector}],
+    }
+    broken = json.dumps({"driver": "qcow2", "node-name": "a", "file": rules})
+    program = daemon(*DEMO, "-blockdev", broken, *node(b, "b"), serial=True)
+    program.serial.expect("demo> ")
+    poke(program, 4)
+    told, error = job(program, "snapshot-save", tag="one", vmstate="a", devices=["b", "a"])
+    assert told == ["created", "running", "STOP", "RESUME", "aborting", "concluded"]
+    assert error == reason
+    assert peek(program) == 4
+    assert program.qmp.command("x-query-snapshots") == {"common": [], "partial": []}
+    program.qmp.command("quit")
+    assert program.wait() == 0
+    check(a, b)
+
+
+def test_what_is_left_of_a_state_is_not_loaded(daemon: Starter, tmp_path: Path) -> None:
+    """Bytes of it are changed in the image."""
+    a = make(tmp_path / "a.qcow2")
+    program = daemon(*DEMO, *node(a, "a"), "-S")
+    given = {"tag": "one", "vmstate": "a", "devices": ["a"]}
+    assert job(program, "snapshot-save", **given) == (DONE, None)
+    program.qmp.command("quit")
+    assert program.wait() == 0
+    good = a.read_bytes()
+    at = good.index(b"qemudvm\n")
+    for offset, new, reason in (
+        (0, b"QEVM", "the state was not saved by qemud"),
+        (11, b"\2", "the saved state has version 2, version 1 is expected"),
+        (20, b"\xff", "the header of the saved state is damaged: its checksum is wrong"),
+        (70, b"#", "the saved state is damaged: the checksum of its description is wrong"),
+    ):
+        a.write_bytes(good[: at + offset] + new + good[at + offset + len(new) :])
+        program = daemon(*DEMO, *node(a, "a"), "-S")
+        assert job(program, "snapshot-load", **given) == (
+            FAILED,
+            f"Error -22 while loading VM state: {reason}",
+        )
+        assert program.qmp.command("query-status")["status"] == "prelaunch"
+        program.qmp.command("quit")
+        assert program.wait() == 0
+
+
+def test_a_job_that_ends_with_the_process(daemon: Starter, tmp_path: Path) -> None:
+    """Nothing is half done, and the end does not wait for ever."""
+    a = make(tmp_path / "a.qcow2")
+    program = daemon(*DEMO, *node(a, "a"), serial=True)
+    program.serial.expect("demo> ")
+    start = {
+        "execute": "snapshot-save",
+        "arguments": {"job-id": "j", "tag": "t", "vmstate": "a", "devices": ["a"]},
+    }
+    program.qmp.send(json.dumps(start).encode() + b'{"execute":"quit"}')
+    assert program.wait() == 0
+    check(a)
+    assert [name for name, _ in listed(a)] in ([], ["t"])
+
+
+def test_commands_wait_for_the_machine(daemon: Starter, tmp_path: Path) -> None:
+    """What a client sends behind it is done when the job has done its work."""
+    a = make(tmp_path / "a.qcow2")
+    program = daemon(*DEMO, *node(a, "a"), serial=True)
+    program.serial.expect("demo> ")
+    given = {"job-id": "j", "tag": "t", "vmstate": "a", "devices": ["a"]}
+    second = {"device": "a", "name": "t"}
+    for command, arguments in (("snapshot-save", given), ("blockdev-snapshot-internal-sync", second)):
+        program.qmp.send(json.dumps({"execute": command, "arguments": arguments}).encode())
+    assert program.qmp.reply() == {"return": {}}
+    assert program.qmp.reply()["error"]["desc"] == "Snapshot with name 't' already exists on device 'a'"
+    program.qmp.send(b'{"execute":"query-status"}')
+    assert program.qmp.reply()["return"]["status"] == "running"
+    program.qmp.command("job-dismiss", id="j")
