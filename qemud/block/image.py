@@ -54,7 +54,8 @@ async def open_image(
         if driver is None:
             raise GenericError("Must specify either driver or file")
         raise GenericError('A block device must be specified for "file"')
-    file = await _open_file(graph, filename, options.pop("file", {}), inherit(own, Role.METADATA))
+    given = options.pop("file", {})
+    file = await _open_file(graph, filename, given, inherit(own, Role.METADATA))
     try:
         probed = driver is None
         if driver is None:
@@ -63,6 +64,8 @@ async def open_image(
                 sys.stderr.write(_GUESSED.format(file.filename))
         node = await graph.open(_typed(driver, {**options, "file": file.node_name}), flags=flags)
         node.probed = probed and driver == "raw"
+        if not isinstance(given, str):
+            file.inherits_from = node
     finally:
         await graph.release(file)
     return node
