@@ -98,7 +98,8 @@ class BlockBackend:
         self.stats = Accounting()
         self.on_read_error = BlockdevOnError.REPORT
         self.on_write_error = BlockdevOnError.ENOSPC
-        self.enable_write_cache = True
+        self.enable_write_cache = self.chosen_write_cache = True
+        """Now, which the guest may change, and what the user has chosen."""
         self.allow_beyond_end = False
         """Whether requests may go beyond the end, and make the node larger: jobs and image creation."""
         self.iostatus_enabled = False

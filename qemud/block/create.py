@@ -59,10 +59,12 @@ async def temporary_overlay(graph: Graph, node: BlockNode, flags: Flags) -> Bloc
             new = {"driver": "qcow2", "file": file.node_name, "size": node.size}
             await create(graph, parse_type("BlockdevCreateOptions", new))
             overlay = {"driver": "qcow2", "file": file.node_name, "backing": node.node_name, "cache": cache}
-            return await graph.open(
+            made = await graph.open(
                 parse_type("BlockdevOptions", overlay),
                 flags=flags._replace(read_only=False, auto_read_only=False),
             )
+            made.is_temporary = True
+            return made
         finally:
             await graph.release(file)
     finally:

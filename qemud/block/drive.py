@@ -12,7 +12,7 @@ Source of rules and texts: QEMU 10.0, blockdev.c (drive_new, blockdev_init).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qemud._generated.types.block_info import BlockdevOnError
 from qemud._generated.types.block_options import BlockdevDetectZeroesOptions
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qemud.block.graph import Graph
+    from qemud.block.node import BlockNode
 
 _UNITS = {
     "none": 0,
@@ -81,22 +82,23 @@ _INTERVAL_LIMIT = (1 << 32) - 1
 class Drive:
     """Where a `-drive` belongs: its interface, bus and unit, and the device that is made for it.
 
-    `place` is what stands in front of an error about it.
+    `place` tells what stands in front of an error about it.
     """
 
-    place = ""
-
-    def __init__(self, backend: BlockBackend, interface: str, bus: int, unit: int, *, cdrom: bool) -> None:
+    def __init__(
+        self, backend: BlockBackend, interface: str, bus: int, unit: int, *, comes_with_device: bool = True
+    ) -> None:
         self.backend = backend
         self.interface = interface
         self.bus = bus
         self.unit = unit
-        self.cdrom = cdrom
+        self.place: Callable[[], str] = str
+        self._comes_with_device = comes_with_device
 
     @property
     def device(self) -> dict[str, str] | None:
-        """The options of the device that goes with it, for `device_add`."""
-        if self.interface != "virtio":
+        """The options of the device that is made for it, for `device_add`."""
+        if self.interface != "virtio" or not self._comes_with_device:
             return None
         return {"driver": "virtio-blk-pci", "drive": self.backend.name}
 
@@ -149,7 +151,7 @@ async def open_drive(
             raise GenericError(f"{policy} is not supported by this bus type")
     qemuopts.check_identifier(name)
     backend = await _make(graph, name, options, read_only=read_only, snapshot=snapshot)
-    drive = backend.legacy = Drive(backend, interface, bus, unit, cdrom=media == "cdrom")
+    drive = backend.legacy = Drive(backend, interface, bus, unit)
     return drive
 
 
@@ -176,12 +178,9 @@ async def _make(
     detect_zeroes = options.pop("detect-zeroes", "off")
     if detect_zeroes not in {each.value for each in BlockdevDetectZeroesOptions}:
         raise GenericError(f"invalid parameter value: {detect_zeroes}")
-    on_write_error = _policy(options.pop("werror", "enospc"), read=False)
-    on_read_error = _policy(options.pop("rerror", "report"), read=True)
-    if graph.backend_by_name(name) is not None:
-        raise GenericError(f"Device with id '{name}' already exists")
-    if graph.find_node(name) is not None:
-        raise GenericError(f"Device name '{name}' conflicts with an existing node name")
+    on_write_error = policy(options.pop("werror", "enospc"), read=False)
+    on_read_error = policy(options.pop("rerror", "report"), read=True)
+    check_name(graph, name)
     backend = BlockBackend(graph, name)
     try:
         flags = Flags(read_only=read_only, auto_read_only=True)
@@ -206,7 +205,7 @@ async def _make(
     except BaseException:
         await backend.close()
         raise
-    backend.enable_write_cache = writeback
+    backend.enable_write_cache = backend.chosen_write_cache = writeback
     backend.on_write_error, backend.on_read_error = on_write_error, on_read_error
     backend.stats.account_invalid, backend.stats.account_failed = account_invalid, account_failed
     backend.stats.intervals = [Interval(seconds) for seconds in intervals]
@@ -232,24 +231,33 @@ async def _load(
 
             node = await temporary_overlay(graph, node, flags)
         if copy_on_read:
-            node = await _above(graph, node, {"driver": "copy-on-read"})
+            node = await copying(graph, node)
         backend.insert(node)
     finally:
         await graph.release(node)
 
 
-async def _above(graph: Graph, node: Any, options: dict[str, Any]) -> Any:
-    """Open a filter above a node, of which clients that ask for drives are not told; it holds the node from now on."""
-    from qemud.qapi.runtime.keyval import parse_keyval_type
+async def copying(graph: Graph, node: BlockNode) -> BlockNode:
+    """Open a filter `copy-on-read` above a node, of which clients that ask for drives are not told; it holds the node from now on."""
+    from qemud.qapi.runtime.check import parse_type
 
     try:
         made = await graph.open(
-            parse_keyval_type("BlockdevOptions", {**options, "file": node.node_name}), flags=node.flags
+            parse_type("BlockdevOptions", {"driver": "copy-on-read", "file": node.node_name}),
+            flags=node.flags,
         )
         made.implicit = True
         return made
     finally:
         await graph.release(node)
+
+
+def check_name(graph: Graph, name: str) -> None:
+    """Raise GenericError when a drive of that name cannot be."""
+    if graph.backend_by_name(name) is not None:
+        raise GenericError(f"Device with id '{name}' already exists")
+    if graph.find_node(name) is not None:
+        raise GenericError(f"Device name '{name}' conflicts with an existing node name")
 
 
 # Reading the options.
@@ -296,18 +304,29 @@ def _place(graph: Graph, options: dict[str, str], interface: str) -> tuple[int, 
         bus, unit = divmod(index, units) if units else (0, index)
     bus = bus or 0
     if unit is None:
-        unit = 0
-        while find_drive(graph, interface, bus, unit) is not None:
-            unit += 1
-            if units and unit >= units:
-                bus, unit = bus + 1, 0
+        bus, unit = free_place(graph, interface, bus)
+    check_place(graph, interface, bus, unit, index=-1 if index is None else index)
+    return bus, unit
+
+
+def free_place(graph: Graph, interface: str, bus: int) -> tuple[int, int]:
+    """The first bus and unit, from a bus on, where there is no drive."""
+    units = _UNITS[interface]
+    unit = 0
+    while find_drive(graph, interface, bus, unit) is not None:
+        unit += 1
+        if units and unit >= units:
+            bus, unit = bus + 1, 0
+    return bus, unit
+
+
+def check_place(graph: Graph, interface: str, bus: int, unit: int, *, index: int = -1) -> None:
+    """Raise GenericError when no drive can have that place."""
+    units = _UNITS[interface]
     if units and unit >= units:
         raise GenericError(f"unit {unit} too big (max is {units - 1})")
     if find_drive(graph, interface, bus, unit) is not None:
-        raise GenericError(
-            f"drive with bus={bus}, unit={unit} (index={-1 if index is None else index}) exists"
-        )
-    return bus, unit
+        raise GenericError(f"drive with bus={bus}, unit={unit} (index={index}) exists")
 
 
 def _name(interface: str, bus: int, unit: int, media: str) -> str:
@@ -315,7 +334,8 @@ def _name(interface: str, bus: int, unit: int, media: str) -> str:
     return f"{interface}{bus if _UNITS[interface] else ''}{medium}{unit}"
 
 
-def _policy(text: str, *, read: bool) -> BlockdevOnError:
+def policy(text: str, *, read: bool) -> BlockdevOnError:
+    """What is to become of errors, by its name.  GenericError: that is none for a drive."""
     if text not in {"ignore", "stop", "report"} and (read or text != "enospc"):
         raise GenericError(f"'{text}' invalid {'read' if read else 'write'} error action")
     return BlockdevOnError(text)

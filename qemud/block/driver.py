@@ -121,6 +121,8 @@ class Driver:
     encrypted: ClassVar[bool] = False
     implicit = False
     """Put into the graph by a job: clients that ask for drives are not told of it."""
+    is_temporary = False
+    """Above an image to take what is written until the end (`-snapshot`)."""
     probed = False
     """Its format was guessed: it must not become another by what the guest writes."""
     backing_filename: str | None = None

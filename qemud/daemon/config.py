@@ -34,8 +34,15 @@ USAGE = "usage: qemud config check FILE\n       qemud config schema\n"
 
 # Members whose value is an option's keys and values, and members that are lists of an option's arguments in JSON.
 _KEYED = {"name": "name", "action": "action", "rtc": "rtc"}
-_LISTS_OF_KEYED = {"globals": "global", "monitors": "mon"}
-_LISTS_OF_JSON = {"objects": "object", "chardevs": "chardev", "devices": "device"}
+_LISTS_OF_KEYED = {"globals": "global", "monitors": "mon", "fw-cfg": "fw_cfg"}
+_LISTS_OF_JSON = {
+    "objects": "object",
+    "chardevs": "chardev",
+    "blockdevs": "blockdev",
+    "drives": "drive",
+    "netdevs": "netdev",
+    "devices": "device",
+}
 
 
 def read(path: str) -> Iterator[Occurrence]:

@@ -2,22 +2,23 @@
 
     devices = await open_disks(services.block, line)
 
-Nodes and drives are made in the order of the words; what a drive is connected by is left to the making of devices.
+Nodes and drives are made in the order of the words; what a drive is connected by is left to the making of devices.  A drive in JSON,
+which documents have, is described in full and comes with no device (`DriveConfiguration` of the schema).
 
 Source of the order and of texts: QEMU 10.0, system/vl.c (configure_blockdev, drive_add).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qemud.daemon.cmdline import UsageError, at, place_of, warner
 from qemud.qapi.runtime.errors import GenericError, QmpError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from qemud._generated.types.block_drive import DriveConfiguration
     from qemud._generated.types.options import CommandLine
+    from qemud.block.drive import Drive
     from qemud.block.graph import Graph
 
 _HARD_DISKS = ("hda", "hdb", "hdc", "hdd")
@@ -38,11 +39,9 @@ async def open_disks(graph: Graph, line: CommandLine) -> list[tuple[str, dict[st
         await _add_node(graph, text)
     devices: list[tuple[str, dict[str, str]]] = []
     for option, text, given in _drives(line):
-        place = place_of(option, text)
-        warn = warner(option, text)
-        drive = await _open_drive(graph, place, given, snapshot=bool(line.snapshot), warn=warn)
+        drive = await _open_drive(graph, option, text, given, snapshot=bool(line.snapshot))
         if drive.device is not None:
-            devices.append((place, drive.device))
+            devices.append((drive.place(), drive.device))
     return devices
 
 
@@ -53,14 +52,14 @@ def check_orphans(graph: Graph) -> None:
     found = orphan(graph)
     if found is not None:
         drive, trouble = found
-        raise UsageError(f"{drive.place}{trouble}")
+        raise UsageError(f"{drive.place()}{trouble}")
 
 
-def _drives(line: CommandLine) -> list[tuple[str, str, dict[str, str]]]:
-    """All drives: their option, its argument, and the options of `-drive`."""
+def _drives(line: CommandLine) -> list[tuple[str, str, dict[str, str] | DriveConfiguration]]:
+    """All drives: their option, its argument, and the options of `-drive`, or what it says in JSON."""
     from qemud.qapi.runtime.qemuopts import parse
 
-    found: list[tuple[str, str, dict[str, str]]] = []
+    found: list[tuple[str, str, dict[str, str] | DriveConfiguration]] = []
     for number, name in enumerate(_HARD_DISKS):
         file = getattr(line, name)
         if file is not None:
@@ -70,6 +69,9 @@ def _drives(line: CommandLine) -> list[tuple[str, str, dict[str, str]]]:
     names: set[str] = set()
     for text in line.drive or ():
         with at("drive", text):
+            if text.startswith("{"):
+                found.append(("drive", text, _configuration(text)))
+                continue
             given = dict(parse(text, warn=warner("drive", text)))
             if "id" in given and given["id"] in names:
                 raise GenericError(f"Duplicate ID '{given['id']}' for drive")
@@ -94,16 +96,29 @@ async def _add_node(graph: Graph, text: str) -> None:
         raise _explained(place, error) from None
 
 
-async def _open_drive(
-    graph: Graph, place: str, given: dict[str, str], *, snapshot: bool, warn: Callable[[str], None]
-) -> Any:
-    from qemud.block.drive import open_drive
+def _configuration(text: str) -> DriveConfiguration:
+    from qemud.monitor.qmp.framing import parse_option
+    from qemud.qapi.runtime.check import parse_type
 
+    found: DriveConfiguration = parse_type("DriveConfiguration", parse_option(text))
+    return found
+
+
+async def _open_drive(
+    graph: Graph, option: str, text: str, given: dict[str, str] | DriveConfiguration, *, snapshot: bool
+) -> Drive:
     try:
-        drive = await open_drive(graph, given, snapshot=snapshot, warn=warn)
+        if isinstance(given, dict):
+            from qemud.block.drive import open_drive
+
+            drive = await open_drive(graph, given, snapshot=snapshot, warn=warner(option, text))
+        else:
+            from qemud.block.document import open_configured
+
+            drive = await open_configured(graph, given, snapshot=snapshot)
     except QmpError as error:
-        raise _explained(place, error) from None
-    drive.place = place
+        raise _explained(place_of(option, text), error) from None
+    drive.place = lambda: place_of(option, text)
     return drive
 
 

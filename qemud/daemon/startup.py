@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from qemud._generated.table import COMMANDS
 from qemud.chardev.registry import Chardevs
 from qemud.daemon import signals
-from qemud.daemon.cmdline import FromFile, UsageError, at, place_of, warner
+from qemud.daemon.cmdline import UsageError, at, warner
 from qemud.daemon.handlers import HANDLERS
 from qemud.daemon.systemd import Notifier, passed_sockets, watchdog_interval
 from qemud.logs import Logger, report
@@ -37,7 +37,7 @@ from qemud.qapi.runtime.errors import GenericError, QmpError
 from qemud.qapi.targets import TARGETS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable
 
     from qemud._generated.types.accel import TcgAccelOptions
     from qemud._generated.types.boards import MachineOptions
@@ -103,7 +103,6 @@ class Daemon:
         self.notifier = Notifier()
         self._passed = passed_sockets()
         self._object_ids: set[str] = set()  # of objects in the syntax that knows of duplicates
-        self._late_objects: list[str] = []
         self._undo: list[Callable[[], object] | Callable[[], Coroutine[Any, Any, object]]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         use_target(target)
@@ -166,9 +165,9 @@ class Daemon:
         from qemud.daemon.accelerator import choose_accelerator
         from qemud.daemon.machine import machine_options
 
+        line = self.line
         if line.loadvm is not None and line.preconfig:
             raise UsageError("'preconfig' and 'loadvm' options are mutually exclusive")
-        line = self.line
         if line.pidfile is not None:
             from qemud.daemon.process import PidFile
 
@@ -178,11 +177,7 @@ class Daemon:
         options = machine_options(line)
         accel = choose_accelerator(line, options.accel)
         self.board = options.type.value
-        for text in line.object or ():
-            if "filter-" in text:
-                self._late_objects.append(text)  # it stands in the way of a network, which there is not yet
-            else:
-                await self._add_object(text)
+        await self._add_objects(line.object or (), late=False)
         for text in line.chardev or ():
             with at("chardev", text):
                 await self._add_chardev(text)
@@ -193,10 +188,11 @@ class Daemon:
         """Make the machine, start the guest unless `-S` holds it."""
         from qemud.daemon.assembly import Assembly
         from qemud.daemon.machine import set_actions
+        from qemud.daemon.parts import add_device, add_drives_device
         from qemud.machine.thread import MachineThread
         from qemud.machine.vm import VirtualMachine
 
-        line, tree = self.line, self.tree
+        line, self.services.tree = self.line, self.tree  # which no object has needed yet, perhaps
         thread = MachineThread(debug=bool(os.environ.get("QEMUD_DEBUG")))
         vm = self.vm = self.services.vm = VirtualMachine(thread, self.events.emit, self._end)
         set_actions(vm.actions, line)
@@ -211,8 +207,8 @@ class Daemon:
             opened.options,
             accel=opened.accel,
             serials=opened.serials,
-            add_device=lambda text: self._add_device(text, tree, vm),
-            add_drives_device=lambda place, arguments: self._add_drives_device(place, arguments, tree, vm),
+            add_device=lambda text: add_device(self.services, text),
+            add_drives_device=lambda place, arguments: add_drives_device(self.services, place, arguments),
         )
         from qemud.daemon import disks
 
@@ -222,8 +218,7 @@ class Daemon:
             from qemud.daemon.networks import open_networks
 
             assembly.legacy_networks = await open_networks(self.services.net, line)
-        for text in self._late_objects:
-            await self._add_object(text)
+        await self._add_objects(line.object or (), late=True)
         self._undo.append(self._settle)
         await assembly.create()
         if not line.preconfig:
@@ -285,52 +280,13 @@ class Daemon:
         arguments = parse_arguments("chardev-add", parse_option(text))
         await self.chardevs.add(arguments["id"], arguments["backend"])
 
-    async def _add_object(self, text: str) -> None:
-        from qemud.monitor.qmp.framing import parse_option
-        from qemud.qapi.runtime.check import parse_type
-        from qemud.qom.userobjects import add_object, options_from_text
+    async def _add_objects(self, texts: Iterable[str], *, late: bool) -> None:
+        """Make the objects of the command line; `late` ones stand in the way of networks, which must be there."""
+        for text in texts:
+            if ("filter-" in text) is late:
+                from qemud.daemon.parts import add_object
 
-        with at("object", text):
-            if text.startswith("{"):
-                options = parse_type("ObjectOptions", parse_option(text))
-            else:
-                options = options_from_text(text, warner("object", text))
-                if options.id in self._object_ids:
-                    raise GenericError(f"Duplicate ID '{options.id}' for object")
-                self._object_ids.add(options.id)
-        try:
-            await add_object(self.tree, options)
-        except QmpError as error:
-            # QEMU does not say which of the objects it was; a file's line is worth saying.
-            raise UsageError(
-                f"{place_of('object', text) if isinstance(text, FromFile) else ''}{error}"
-            ) from None
-
-    async def _add_device(self, text: str, tree: Tree, vm: VirtualMachine) -> None:
-        from qemud.monitor.qmp.framing import parse_option
-        from qemud.qapi.runtime.keyval import parse_keyval_type
-        from qemud.qapi.runtime.qemuopts import parse
-        from qemud.qom.creation import DeviceMaker
-
-        maker = DeviceMaker(tree, vm.mailboxes.call, self.events.emit, self.services)
-        with at("device", text):
-            if text.startswith("{"):
-                await maker.add(parse_option(text), hotplug=False)
-            else:
-                values = parse(text, implied="driver", warn=warner("device", text))
-                await maker.add(dict(values), hotplug=False, parse=parse_keyval_type)
-
-    async def _add_drives_device(
-        self, place: str, arguments: dict[str, str], tree: Tree, vm: VirtualMachine
-    ) -> None:
-        from qemud.qapi.runtime.keyval import parse_keyval_type
-        from qemud.qom.creation import DeviceMaker
-
-        maker = DeviceMaker(tree, vm.mailboxes.call, self.events.emit, self.services)
-        try:
-            await maker.add(dict(arguments), hotplug=False, parse=parse_keyval_type)
-        except QmpError as error:
-            raise UsageError(f"{place}{error}") from None
+                await add_object(self.tree, text, self._object_ids)
 
     async def _open_monitors(self) -> None:
         count = 0

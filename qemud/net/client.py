@@ -24,11 +24,13 @@ Source: QEMU 10.0, net/net.c and net/queue.c, for what becomes of frames.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from qemud.net.offload import Offload
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from qemud.net.filters.base import NetFilter
 
 Frame: TypeAlias = tuple[bytes, bytes]
@@ -57,6 +59,8 @@ class NetClient:
         self.name = name
         self.model = self.kind
         self.info = ""
+        self.options: Any = None
+        """What a backend was made of, a `Netdev` of the schema; None for others."""
         self.peer: NetClient | None = None
         self.link_down = False
         self.filters: list[NetFilter] = []
@@ -84,6 +88,14 @@ class NetClient:
 
     def link_changed(self) -> None:
         """`link_down` of this end or of its peer has changed."""
+
+    def current_options(self) -> Any:
+        """What would make the same backend now."""
+        return self.options
+
+    def own_chardevs(self) -> Iterable[str]:
+        """The names of character devices that were made for it alone."""
+        return ()
 
     def close(self) -> None:
         """Give everything back."""

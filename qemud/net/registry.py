@@ -106,6 +106,7 @@ class Networks:
             backend: NetClient = await make(self, options, resolve_fd or self.resolve_fd)
         finally:
             self._opening.discard(name)
+        backend.options = options
         backend.is_netdev = not hub
         self.clients.append(backend)
         if hub:

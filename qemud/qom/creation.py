@@ -10,6 +10,7 @@ system/qdev-monitor.c and hw/core/qdev-hotplug.c.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from qemud.qapi.runtime.errors import DeviceNotFound, GenericError
@@ -32,6 +33,8 @@ _Result = TypeVar("_Result")
 
 _PATIENCE = 5_000_000_000
 """For how long a guest that was asked to let a device go is not asked again, ns."""
+
+_ordinals = itertools.count()
 
 NOT_PROPERTIES = frozenset(("driver", "bus", "id"))
 """Arguments of `device_add` that are no properties of the device."""
@@ -116,6 +119,7 @@ class DeviceMaker:
             if given not in NOT_PROPERTIES:
                 device.set_provenance(given, Provenance.USER)
         device.hotplugged = hotplug
+        device.ordinal = next(_ordinals)
         device.on_leave = self._left
         device.on_refusal = self._refused
         if name is not None:

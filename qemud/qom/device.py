@@ -152,6 +152,8 @@ class Device(Resettable, type_name="device", abstract=True):
         self.bus: Bus | None = None
         self.realized = False
         self.hotplugged = False
+        self.ordinal = 0
+        """The how manieth it is of those that users have made."""
         self.unplug_deadline: int | None = None
         """While it has been asked to leave and has not yet: until when it is not asked again, ns of virtual time."""
         self.on_leave: Callable[[Device], None] = _nobody

@@ -289,11 +289,15 @@ def test_both_checks_agree_and_nothing_does_harm(
     tmp_path_factory: pytest.TempPathFactory, document: dict[str, Any], data: st.DataObject
 ):
     """One value anywhere replaced by another: right for both checks or wrong for both, with a sentence."""
+    check_both_ways(tmp_path_factory.getbasetemp() / "mutated.json", document, data)
+
+
+def check_both_ways(path: Path, document: dict[str, Any], data: st.DataObject) -> None:
+    """Replace one value of a document; both checks say the same of it."""
     document = json.loads(json.dumps(document))  # nothing of it is shared, not even with the next example
     places = list(_places(document))
     holder, key = data.draw(st.sampled_from(places))
     holder[key] = data.draw(VALUES)
-    path = tmp_path_factory.getbasetemp() / "mutated.json"
     path.write_text(json.dumps(document))
     read = read_document(str(path))
     valid = jsonschema.Draft202012Validator(config.schema()).is_valid(read.value)

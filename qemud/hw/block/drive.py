@@ -88,7 +88,7 @@ class Drive:
         )
         if options.write_cache is not OnOffAuto.AUTO:
             backend.enable_write_cache = options.write_cache is OnOffAuto.ON
-        self.write_cache = backend.enable_write_cache
+        self.write_cache = backend.chosen_write_cache = backend.enable_write_cache
         if options.rerror is not BlockdevOnError.AUTO:
             backend.on_read_error = options.rerror
         if options.werror is not BlockdevOnError.AUTO:

@@ -84,6 +84,7 @@ class PciBus(Bus, type_name="PCI"):
         self._check_functions(function, devfn)
         super().attach(device)
         function.devfn = devfn
+        function.options.addr = f"{devfn >> 3:02x}.{devfn & 7:x}"
         self._functions[devfn] = function
 
     def detach(self, device: Device) -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from msgspec.structs import replace
+
+from qemud._generated.types.net import String
 from qemud.net.client import NetClient
 from qemud.net.offload import Offload, coalesce, complete
 from qemud.net.user import abi
@@ -17,7 +20,7 @@ from qemud.net.user.stack import Stack
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from qemud.chardev.stream import Chardev, Port
     from qemud.net.client import Frames
@@ -37,6 +40,7 @@ class UserNet(NetClient):
         super().__init__(options.id)
         network = check(options)
         rules = [(host_rule(item.str), item.str) for item in options.hostfwd or ()]
+        self._host_rules = [text for _, text in rules]
         self._guest_rules = [(guest_rule(item.str), item.str) for item in options.guestfwd or ()]
         self.networks = networks
         self._wanted = Offload()
@@ -91,11 +95,25 @@ class UserNet(NetClient):
     def add_rule(self, text: str) -> None:
         """Have a port of the host lead to the guest.  GenericError."""
         self.stack.add_host_rule(host_rule(text), text)
+        self._host_rules.append(text)
 
     def remove_rule(self, text: str) -> bool:
         """Undo that; False if it is not so.  GenericError."""
-        udp, host, port = host_end(text)
-        return self.stack.remove_host_rule(host, port, udp=udp)
+        end = udp, host, port = host_end(text)
+        if not self.stack.remove_host_rule(host, port, udp=udp):
+            return False
+        gone = next((each for each in self._host_rules if host_rule(each)[:3] == end), None)
+        if gone is not None:
+            self._host_rules.remove(gone)
+        return True
+
+    def current_options(self) -> Any:
+        """With the rules that there are now."""
+        return replace(self.options, hostfwd=[String(str=text) for text in self._host_rules] or None)
+
+    def own_chardevs(self) -> Iterable[str]:
+        """Those of rules that lead the guest to one in the short form."""
+        return (forward.chardev.label for forward in self._forwards if forward.chardev is not None)
 
     def _round(self) -> None:
         for forward in self._forwards:
@@ -109,7 +127,8 @@ class GuestForward:
         self._stack = backend.stack
         self._chardevs = backend.networks.chardevs
         self._rule = rule
-        self._chardev = chardev
+        self.chardev = chardev
+        """The one that was made for the rule."""
         self._port = port
         self._address = abi.InAddr.of(rule.server)
         self._granted = 0
@@ -200,7 +219,7 @@ class GuestForward:
 
     async def closed(self) -> None:
         """Remove the character device, if it was made for this."""
-        chardev, self._chardev = self._chardev, None
+        chardev, self.chardev = self.chardev, None
         if chardev is not None and self._chardevs.get(chardev.label) is chardev:
             await self._chardevs.remove(chardev.label)
 
