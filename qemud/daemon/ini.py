@@ -20,7 +20,7 @@ Source: QEMU 10.0, util/qemu-config.c (format, texts).
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qemud.daemon.cmdline import OPTIONS, READ_LATER, FromFile, UsageError
 from qemud.qapi.runtime import qemuopts
@@ -42,12 +42,16 @@ GROUPS = {
     "device": ("device", "driver"),
     "display": ("display", "type"),
     "drive": ("drive", ""),
+    "fw_cfg": ("fw_cfg", "name"),
     "global": ("global", ""),
     "machine": ("machine", "type"),
     "memory": ("m", "size"),
     "mon": ("mon", "chardev"),
     "msg": ("msg", ""),
     "name": ("name", "guest"),
+    "net": ("net", "type"),
+    "netdev": ("netdev", "type"),
+    "nic": ("nic", "type"),
     "object": ("object", "qom-type"),
     "overcommit": ("overcommit", ""),
     "rtc": ("rtc", ""),
@@ -59,6 +63,10 @@ GROUPS = {
 _GROUP_OF = {option: group for group, (option, _) in GROUPS.items()}
 _NOT_HERE = frozenset(("config", "readconfig", "writeconfig", "help", "h", "version"))
 _ARGUMENT = "argument"
+_OTHERWISE_IN_JSON = frozenset(("drive",))
+"""Options whose argument in JSON has other members than their keys."""
+_NESTED = frozenset(("blockdev", "netdev"))
+"""Options whose keys may be paths, such as `file.filename`."""
 _HEAD = re.compile(r'\[([^\s"\]]+)(?:\s+"([^"]+)")?\]\s*')
 _PAIR = re.compile(r'\s*([^\s="]+)\s*=\s*"([^"]*)"\s*')
 _KEY = re.compile(r'[^\s=",]+')
@@ -124,7 +132,7 @@ def _occurrence(group: _Group) -> Occurrence:
             raise UsageError(f"{group.place}Invalid parameter '{next(iter(values))}'")
         return name, None, group.place
     if _ARGUMENT in values and len(values) == 1:
-        return name, values[_ARGUMENT], group.place
+        return _from_file(name, values[_ARGUMENT], group)
     if group.name not in GROUPS:
         strange = next((key for key in values if key != _ARGUMENT), None)
         wrong = f"Invalid parameter '{strange}'" if strange else f"Parameter '{_ARGUMENT}' is missing"
@@ -132,7 +140,10 @@ def _occurrence(group: _Group) -> Occurrence:
     for key in values:
         if not _KEY.fullmatch(key):
             raise UsageError(f"{group.place}Invalid parameter '{key}'")
-    text = joined(values)
+    return _from_file(name, joined(values), group)
+
+
+def _from_file(name: str, text: str, group: _Group) -> Occurrence:
     return name, FromFile(text, lambda: group.place) if name in READ_LATER else text, group.place
 
 
@@ -144,10 +155,12 @@ def joined(values: dict[str, str]) -> str:
 def written(given: Iterable[Occurrence]) -> str:
     """A file that stands for these options.  Raises UsageError for what the format cannot hold."""
     parts = ["# qemud config file\n"]
-    for name, text, _ in given:
+    for name, text, _ in _networks_in_order(given):
         target = OPTIONS[name].alias or name
         if target in _NOT_HERE:
             continue
+        if target == "blockdev" and text is not None:
+            text = _without_json(target, text)  # noqa: PLW2901 - the same in other words
         values = None if text is None else _values(target, text)
         group = target if values is None else _GROUP_OF[target]
         if values is None:
@@ -165,6 +178,31 @@ def written(given: Iterable[Occurrence]) -> str:
     return "".join(parts)
 
 
+def _networks_in_order(given: Iterable[Occurrence]) -> list[Occurrence]:
+    """The same with networks as they are made: in the order of their syntaxes, which they may change here."""
+    ordered = list(given)
+    places = [index for index, (name, _, _) in enumerate(ordered) if name == "netdev"]
+    for index, network in zip(places, sorted((ordered[index] for index in places), key=_rank), strict=True):
+        ordered[index] = network
+    return ordered
+
+
+def _rank(network: Occurrence) -> int:
+    from qemud.monitor.qmp.framing import parse_option
+    from qemud.net.options import NESTED, is_nested
+
+    text = network[1] or ""
+    if text.startswith("{"):
+        return 0 if parse_option(text).get("type") in NESTED else 1
+    return 0 if is_nested(text) else 2
+
+
+def _without_json(name: str, text: str) -> str:
+    """An argument in JSON as keys and values, if it can be."""
+    values = _from_json(name, text) if text.startswith("{") else None
+    return text if values is None else joined(values)
+
+
 def _values(name: str, text: str) -> dict[str, str] | None:
     """An argument as keys and values; None when it cannot be taken apart without loss."""
     if name not in _GROUP_OF:
@@ -172,7 +210,7 @@ def _values(name: str, text: str) -> dict[str, str] | None:
     if name == "global":
         return _global(text)
     if text.startswith("{"):
-        return _from_json(text)
+        return None if name in _OTHERWISE_IN_JSON else _from_json(name, text)
     implied = GROUPS[_GROUP_OF[name]][1]
     try:
         values = qemuopts.parse(text, implied=implied or None)
@@ -192,16 +230,31 @@ def _global(text: str) -> dict[str, str] | None:
     return dict(qemuopts.parse(text))
 
 
-def _from_json(text: str) -> dict[str, str] | None:
-    """An argument in JSON as keys and values, where none of them is an object or a list."""
+def _from_json(name: str, text: str) -> dict[str, str] | None:
+    """An argument in JSON as keys and values, where all of its values can be texts."""
     from qemud.monitor.qmp.framing import parse_option
 
+    members = parse_option(text)
+    if name not in _NESTED and any(isinstance(value, dict | list) for value in members.values()):
+        return None
+    return _flat(members)
+
+
+def _flat(members: dict[str, Any], prefix: str = "") -> dict[str, str] | None:
     values: dict[str, str] = {}
-    for key, value in parse_option(text).items():
-        if isinstance(value, bool):
-            values[key] = "on" if value else "off"
+    for key, value in members.items():
+        if isinstance(value, dict | list) and value and "." not in key:
+            inner = _flat(
+                value if isinstance(value, dict) else {str(index): each for index, each in enumerate(value)},
+                f"{prefix}{key}.",
+            )
+            if inner is None:
+                return None
+            values.update(inner)
+        elif isinstance(value, bool):
+            values[prefix + key] = "on" if value else "off"
         elif isinstance(value, str | int) and _KEY.fullmatch(key):
-            values[key] = str(value)
+            values[prefix + key] = str(value)
         else:
             return None
     return values

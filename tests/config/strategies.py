@@ -42,6 +42,31 @@ ARGUMENTS: dict[str, st.SearchStrategy[str]] = {
         st.builds(lambda name, path: f"file,id={name},path={_escaped(path)},append=on", IDS, TEXTS),
         IDS.map(lambda name: f"socket,id={name},path=x,server,nowait"),
     ),
+    "drive": st.one_of(
+        st.builds(lambda name, file: f"file={_escaped(file)},id={name},if=none,format=raw", IDS, TEXTS),
+        st.builds(lambda file: f"if=virtio,file.driver=file,file.filename={_escaped(file)}", TEXTS),
+    ),
+    "blockdev": st.one_of(
+        IDS.map(lambda name: f"null-co,node-name={name},size=4096"),
+        IDS.map(lambda name: f'{{"driver": "raw", "node-name": "{name}", "file": {{"driver": "null-co"}}}}'),
+    ),
+    "netdev": st.one_of(
+        IDS.map(lambda name: f"user,id={name},restrict=on,hostfwd=tcp::0-:22"),
+        IDS.map(lambda name: f"user,id={name},hostfwd=tcp::0-:22,hostfwd=udp::0-:53"),
+        st.builds(
+            lambda name, path: f"stream,id={name},server=on,addr.type=unix,addr.path={_escaped(path)}",
+            IDS,
+            TEXTS,
+        ),
+        IDS.map(lambda name: f'{{"type": "user", "id": "{name}", "restrict": true}}'),
+        IDS.map(lambda name: f'{{"type": "dgram", "id": "{name}", "local": {{"type": "fd", "str": "5"}}}}'),
+    ),
+    "nic": st.sampled_from(["none", "user", "user,model=virtio", "type=user,id=n"]),
+    "net": st.sampled_from(["none", "nic", "nic,model=virtio", "user,id=u"]),
+    "fw_cfg": st.one_of(
+        TEXTS.map(lambda text: f"name=opt/x,string={_escaped(text)}"),
+        TEXTS.map(lambda text: f"opt/y,file={_escaped(text)}"),
+    ),
     "serial": st.sampled_from(["null", "stdio", "none", "unix:/x,server,nowait"]),
     "mon": st.builds(lambda name, of: f"chardev={of},id={name},mode=control", IDS, IDS),
     "qmp": st.sampled_from(["stdio", "unix:x,server=on"]),

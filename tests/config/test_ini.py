@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +15,19 @@ from msgspec.structs import asdict
 
 from qemud.daemon.cmdline import OPTIONS, UsageError, occurrences, parse
 from qemud.daemon.ini import GROUPS, written
+from qemud.net.options import NESTED, is_nested, netdev
 from qemud.qapi.runtime import qemuopts
+from qemud.qapi.runtime.check import parse_type
+from qemud.qapi.runtime.keyval import parse_keyval, parse_keyval_type
 from tests.config.strategies import COMMAND_LINES
 from tests.programs import LIMIT, QEMUD
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from tests.conftest import Starter
+    from tests.programs import Program
 
 
 def read(path: Path, text: str | bytes) -> Any:
@@ -38,20 +44,41 @@ def meaning(words: list[str]) -> dict[str, Any]:
         ("object", "qom-type"),
         ("chardev", "backend"),
         ("accel", "accel"),
+        ("drive", None),
+        ("nic", "type"),
+        ("net", "type"),
+        ("fw_cfg", "name"),
     ]:
         values[option] = [_plain(text, implied) for text in values[option] or ()]
+    values["blockdev"] = [_nested(text, "driver", "BlockdevOptions") for text in values["blockdev"] or ()]
+    values["netdev"] = _networks(values["netdev"] or ())
     if values["machine"] is not None:
         values["machine"] = _plain(values["machine"], "type")
     return values
 
 
-def _plain(text: str, implied: str) -> dict[str, str]:
+def _networks(texts: Iterable[str]) -> list[Any]:
+    """Networks in the order in which they are made: of QEMU's two syntaxes the newer comes first; hubs come after what they name."""
+    newer = [text for text in texts if text.startswith("{") or is_nested(text)]
+    older = [text for text in texts if text not in newer]
+    made: list[Any] = [_nested(text, "type", "Netdev") for text in newer]
+    made.sort(key=lambda each: each.type.value not in NESTED)
+    return [*made, *(netdev(text, lambda _warning: None) for text in older)]
+
+
+def _plain(text: str, implied: str | None) -> dict[str, str]:
     if text.startswith("{"):
         return {
             key: ("on" if value else "off") if isinstance(value, bool) else str(value)
             for key, value in json.loads(text).items()
         }
     return qemuopts.parse(text, implied=implied)
+
+
+def _nested(text: str, implied: str, type_name: str) -> Any:
+    if text.startswith("{"):
+        return parse_type(type_name, json.loads(text))
+    return parse_keyval_type(type_name, parse_keyval(text, implied))
 
 
 @given(COMMAND_LINES)
@@ -87,6 +114,88 @@ def test_a_file_of_qemus(tmp_path: Path):
     assert line.name.guest == ""
 
 
+def with_disks_and_networks(folder: Path) -> list[str]:
+    """Options that have groups in QEMU, for two disks and a card."""
+    for name in ("a,b.img", "c.img"):
+        (folder / name).write_bytes(bytes(1 << 20))
+    return [
+        *("-machine", "virt", "-m", "64"),
+        *("-drive", f"if=none,id=d0,format=raw,werror=stop,file={folder}/a,,b.img"),
+        *("-drive", f"if=virtio,driver=raw,file.driver=file,file.filename={folder}/c.img,read-only=on"),
+        *("-device", "virtio-blk-device,drive=d0,id=vd"),
+        *("-netdev", "user,id=n0,hostname=guest,restrict=on"),
+        *("-device", "virtio-net-device,netdev=n0,mac=52:54:00:12:34:99,id=card"),
+        *("-fw_cfg", "name=opt/x,string=a,,b"),
+    ]
+
+
+GROUPS_THERE = ["machine", "memory", "drive", "drive", "device", "netdev", "device", "fw_cfg"]
+
+
+@pytest.mark.differential
+def test_a_file_with_disks_and_networks_means_the_same_to_qemu(
+    daemon: Starter, reference: Starter, tmp_path: Path
+):
+    words = with_disks_and_networks(tmp_path)
+    text = written(occurrences(words))
+    assert re.findall(r"^\[(\S+?)[\s\]]", text, re.MULTILINE) == GROUPS_THERE
+    assert "argument" not in text
+    path = tmp_path / "vm.cfg"
+    path.write_text(text)
+    rest = ("-display", "none", "-nodefaults", "-S")
+    told = [
+        what_is_there(start(*given, *rest))
+        for start, given in (
+            (daemon, ("-readconfig", str(path))),
+            (reference, ("-readconfig", str(path))),
+            (reference, words),
+        )
+    ]
+    assert told[0] == told[1] == told[2]
+
+
+def what_is_there(program: Program) -> Any:
+    """Disks and the card, as far as both programs tell the same of them; the program ends."""
+    qmp = program.qmp
+    blocks = [
+        (
+            each["device"],
+            each.get("io-status"),
+            each["inserted"]["file"],
+            each["inserted"]["ro"],
+            each["inserted"]["drv"],
+        )
+        for each in qmp.command("query-block")
+    ]
+    cards = [
+        qmp.command("qom-get", path="/machine/peripheral/card", property=name) for name in ("netdev", "mac")
+    ]
+    drive = qmp.command("qom-get", path="/machine/peripheral/vd", property="drive")
+    qmp.command("quit")
+    program.wait()
+    return sorted(blocks), cards, drive
+
+
+def test_a_machine_with_disks_is_written_and_read(daemon: Starter, tmp_path: Path):
+    path = tmp_path / "vm.cfg"
+    words = with_disks_and_networks(tmp_path)
+    json_words = (
+        *("-blockdev", '{"driver": "null-co", "node-name": "n0", "size": 1048576}'),
+        *(
+            "-netdev",
+            '{"type": "stream", "id": "s0", "addr": {"type": "unix", "path": "/no"}, "reconnect-ms": 9000000}',
+        ),
+    )
+    rest = ("-display", "none", "-nodefaults", "-S")
+    path.write_text(written(occurrences([*words, *json_words, *rest])))
+    again = daemon("-readconfig", str(path))
+    document = again.qmp.command("query-config")
+    assert [each["id"] for each in document["drives"]] == ["d0", "virtio0"]
+    assert [each["node-name"] for each in document["blockdevs"]] == ["n0"]
+    assert [each["id"] for each in document["netdevs"]] == ["s0", "n0"]
+    assert document["fw-cfg"] == [{"name": "opt/x", "string": "a,b"}]
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -113,6 +222,31 @@ def test_errors_name_the_line(tmp_path: Path, text: str | bytes, told: str):
     assert str(caught.value).split("\n")[0] == f"{path}:{told}"
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            '\n[drive "d"]\n  if = "none"\n  file = "/nowhere/x"\n  format = "raw"\n',
+            "2: Could not open '/nowhere/x'",
+        ),
+        (
+            '[drive "d"]\n  if = "none"\n  wrong = "1"\n  driver = "null-co"\n',
+            "1: Block protocol 'null-co' doesn't support the option 'wrong'",
+        ),
+        ('\n\n[netdev "n"]\n  type = "user"\n  wrong = "1"\n', "3: Invalid parameter 'wrong'"),
+        ('[blockdev]\n  argument = "null-co,node-name=a,wrong=1"\n', "1: Parameter 'wrong' is unexpected"),
+        ('[fw_cfg]\n  name = "opt/x"\n', "1: name, plus exactly one of file, string and gen_id, are needed"),
+    ],
+)
+def test_errors_of_disks_and_networks_name_the_line(tmp_path: Path, text: str, told: str):
+    path = tmp_path / "vm.cfg"
+    path.write_text(text)
+    command = [QEMUD, "-machine", "virt", "-display", "none", "-readconfig", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, stdin=subprocess.DEVNULL)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{QEMUD}: {path}:{told}")
+
+
 def test_files_that_cannot_be_read(tmp_path: Path):
     with pytest.raises(UsageError, match=f"Could not open '{tmp_path}/no': No such file or directory"):
         parse(["-readconfig", str(tmp_path / "no")])
@@ -136,10 +270,19 @@ def test_pipes_do_not_hang(tmp_path: Path):
     assert "No such device or address" in done.stderr
 
 
-@pytest.mark.parametrize("text", ['a"b', "a\nb"])
-def test_what_cannot_be_written(text: str):
-    with pytest.raises(UsageError, match="-append has a double quote or an end of a line in it"):
-        written(occurrences(["-append", text]))
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("append", 'a"b'),
+        ("append", "a\nb"),
+        ("drive", '{"id": "d"}'),
+        ("blockdev", '{"driver": "qcow2", "node-name": "a", "file": "b", "backing": null}'),
+        ("netdev", '{"type": "user", "id": "n", "hostfwd": []}'),
+    ],
+)
+def test_what_cannot_be_written(option: str, text: str):
+    with pytest.raises(UsageError, match=f"-{option} has a double quote or an end of a line in it"):
+        written(occurrences([f"-{option}", text]))
 
 
 @given(st.one_of(st.binary(max_size=200), st.text('[]" \n=,#ab-0', max_size=80).map(str.encode)))
