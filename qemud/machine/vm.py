@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from qemud._generated.events import run_state as events
@@ -336,12 +336,6 @@ class VirtualMachine:
         except GenericError as error:
             log.error("the machine cannot go on", reason=str(error))  # noqa: TRY400 - the text says it all
 
-    async def _stop(self, state: RunState) -> None:
-        if self.running:
-            await self.mailboxes.call(self._pause_in_machine)
-            self.state = state
-            try:
-                await self.dma.returned()
     async def _cont(self) -> None:
         for tell in tuple(self.on_cont):
             tell()
@@ -349,6 +343,12 @@ class VirtualMachine:
         events.resume(self.emit)
         await self.mailboxes.call(self._resume_in_machine)
 
+    async def _stop(self, state: RunState) -> None:
+        if self.running:
+            await self.mailboxes.call(self._pause_in_machine)
+            self.state = state
+            try:
+                await self.dma.returned()
             finally:
                 events.stop(self.emit)
             for flush in tuple(self.on_stopped):

@@ -69,8 +69,8 @@ INFO = _rows(
     Command("ramblock", "x-query-ramblock", "inventory:ramblock"),
     Command("registers", "x-query-registers", "info:registers", "cpustate_all:-a,vcpu:i?", "[-a|vcpu]"),
     Command("roms", "x-query-roms", "inventory:roms"),
-    Command(
     Command("snapshots", "x-query-snapshots", "snapshots:info"),
+    Command(
         "stats",
         "query-stats",
         "inventory:stats",
@@ -135,8 +135,8 @@ COMMANDS = _rows(
     Command("closefd", "closefd", "descriptors:closefd", "fdname:s", "closefd name"),
     Command("cont", "cont", "machine:cont", alias="c"),
     Command("cpu", "query-cpus-fast", "machine:cpu", "index:i", "index"),
-    Command("device_add", "device_add", "objects:device_add", "device:O", "driver[,prop=value][,...]"),
     Command("delvm", "x-delvm", "snapshots:delete", "name:s", "tag"),
+    Command("device_add", "device_add", "objects:device_add", "device:O", "driver[,prop=value][,...]"),
     Command("device_del", "device_del", "objects:device_del", "id:s", "device"),
     Command(
         "drive_backup",
@@ -173,6 +173,7 @@ COMMANDS = _rows(
         "[netdev_id] [tcp|udp]:[hostaddr]:hostport",
     ),
     Command("info", "", "info:help_info", "item:s?", "[subcommand]"),
+    Command("loadvm", "x-loadvm", "snapshots:load", "name:s", "tag"),
     Command("log", "x-set-log", "machine:log", "items:s", "item1[,...]"),
     Command("logfile", "x-set-log", "machine:logfile", "filename:F", "filename"),
     Command("memsave", "memsave", "memory:memsave", "val:l,size:i,filename:s", "addr size file"),
@@ -181,7 +182,6 @@ COMMANDS = _rows(
         "netdev_add",
         "networks:add",
         "netdev:S",
-    Command("loadvm", "x-loadvm", "snapshots:load", "name:s", "tag"),
         "[user|tap|socket|stream|dgram|hubport],id=str[,prop=value][,...]",
     ),
     Command("netdev_del", "netdev_del", "networks:remove", "id:s", "id"),
@@ -208,6 +208,7 @@ COMMANDS = _rows(
     Command("quit", "quit", "machine:quit_", alias="q"),
     Command("ringbuf_read", "ringbuf-read", "chardevs:ringbuf_read", "device:s,size:i", "device size"),
     Command("ringbuf_write", "ringbuf-write", "chardevs:ringbuf_write", "device:s,data:s", "device data"),
+    Command("savevm", "x-savevm", "snapshots:save", "name:s?", "tag"),
     Command("set_link", "set_link", "networks:set_link", "name:s,up:b", "name on|off"),
     Command(
         "snapshot_blkdev",
@@ -216,7 +217,6 @@ COMMANDS = _rows(
         "reuse:-n,device:s,snapshot-file:s?,format:s?",
         "[-n] device [new-image-file] [format]",
     ),
-    Command("savevm", "x-savevm", "snapshots:save", "name:s?", "tag"),
     Command(
         "snapshot_blkdev_internal",
         "blockdev-snapshot-internal-sync",
