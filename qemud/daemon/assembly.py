@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from qemud._generated.types.accel import TcgAccelOptions
     from qemud._generated.types.boards import MachineOptions
     from qemud._generated.types.options import CommandLine
+    from qemud._generated.types.qdev import DeviceOptions
     from qemud.chardev.stream import Chardev
     from qemud.machine.services import Services
     from qemud.net.options import Legacy
@@ -130,6 +131,20 @@ class Assembly:
             await load(self._services, self.line.loadvm)
         if not self.line.S and vm.state not in NEEDS_RESET:
             await vm.cont()
+
+    def waiting_devices(self) -> list[DeviceOptions]:
+        """The devices of the command line that are still to be made.  GenericError: they cannot be."""
+        if not self._devices and not self.of_drives:
+            return []
+        from qemud.daemon.parts import device_options, options_of_drives_device
+
+        try:
+            return [
+                *map(device_options, self._devices),
+                *(options_of_drives_device(arguments) for _, arguments in self.of_drives),
+            ]
+        except UsageError as error:
+            raise GenericError(str(error).replace("\n", "; ")) from None
 
     # As clients ask for it.
 

@@ -94,7 +94,10 @@ class _Query:
             drives=(self._disks.drives or None) if self._disks is not None else None,
             netdevs=(self._nets.netdevs or None) if self._nets is not None else None,
             fw_cfg=_firmware_items(line.fw_cfg) or None,
-            devices=[parse_type("DeviceOptions", self._device(each)) for each in _devices(tree.machine)]
+            devices=[
+                *[parse_type("DeviceOptions", self._device(each)) for each in _devices(tree.machine)],
+                *services.startup.waiting_devices(),
+            ]
             or None,
             paused=(not vm.running if services.startup.ready else line.S) or None,
         )

@@ -17,6 +17,7 @@ from qemud.monitor.qmp.framing import parse_option
 from qemud.qapi.runtime.errors import GenericError, QmpError
 
 if TYPE_CHECKING:
+    from qemud._generated.types.qdev import DeviceOptions
     from qemud.machine.services import Services
     from qemud.qom.creation import DeviceMaker
     from qemud.qom.tree import Tree
@@ -54,6 +55,29 @@ async def add_device(services: Services, text: str) -> None:
         else:
             values = parse(text, implied="driver", warn=warner("device", text))
             await maker.add(dict(values), hotplug=False, parse=parse_keyval_type)
+
+
+def device_options(text: str) -> DeviceOptions:
+    """What a `-device` says.  Raises UsageError."""
+    from qemud.qapi.runtime.check import parse_type
+    from qemud.qapi.runtime.keyval import parse_keyval_type
+    from qemud.qapi.runtime.qemuopts import parse
+
+    options: DeviceOptions
+    with at("device", text):
+        if text.startswith("{"):
+            options = parse_type("DeviceOptions", parse_option(text))
+        else:
+            options = parse_keyval_type("DeviceOptions", parse(text, implied="driver"))
+    return options
+
+
+def options_of_drives_device(arguments: dict[str, str]) -> DeviceOptions:
+    """The same for the device that belongs to a drive."""
+    from qemud.qapi.runtime.keyval import parse_keyval_type
+
+    options: DeviceOptions = parse_keyval_type("DeviceOptions", arguments)
+    return options
 
 
 async def add_drives_device(services: Services, place: str, arguments: dict[str, str]) -> None:

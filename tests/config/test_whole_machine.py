@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -336,6 +337,53 @@ def test_flash_memory_by_its_node(daemon: Starter, folder: Path):
         *("-blockdev", f"file,node-name=f0,filename={folder}/flash.raw"),
     )
     assert again(daemon, program, folder)["machine"]["pflash0"] == "f0"
+
+
+def test_what_is_still_to_be_made_is_in_the_document(daemon: Starter, tmp_path: Path):
+    program = daemon(
+        *DESCRIBED,
+        "-preconfig",
+        *("-drive", "if=virtio,driver=null-co,size=1048576", "-netdev", "user,id=n"),
+        *(
+            "-device",
+            "virtio-net-device,netdev=n,id=card",
+            "-device",
+            '{"driver": "virtio-scsi-pci", "id": "s"}',
+        ),
+    )
+    qmp = program.qmp
+    before = own(qmp.command("query-config"))
+    qmp.command("x-exit-preconfig")
+    after = own(qmp.command("query-config"))
+    names = ["card", "s", None]
+    assert (
+        [each.get("id") for each in before["devices"]]
+        == [each.get("id") for each in after["devices"]]
+        == names
+    )
+    path = tmp_path / "machine.json"
+    path.write_text(json.dumps(before))
+    assert own(daemon("--config", str(path)).qmp.command("query-config")) == after
+
+
+def test_descriptors_must_be_passed_again(daemon: Starter, tmp_path: Path):
+    here, there = socket.socketpair()
+    with here, there:
+        number = there.fileno()
+        netdev = {"type": "socket", "id": "n", "fd": str(number)}
+        program = daemon(*DESCRIBED, "-netdev", json.dumps(netdev), pass_fds=[number])
+        document = own(program.qmp.command("query-config"))
+        assert document["netdevs"] == [netdev]
+        path = tmp_path / "machine.json"
+        path.write_text(json.dumps(document, indent=1))
+        again = daemon("--config", str(path), pass_fds=[number])
+        assert own(again.qmp.command("query-config")) == document
+        # Nobody but us knows what the number meant.
+        done = subprocess.run([QEMUD, "--config", path], capture_output=True, text=True, timeout=LIMIT)
+    line = path.read_text().split("\n").index(' "netdevs": [') + 2
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{QEMUD}: {path}:{line}: netdevs[0]: ")
+    assert str(number) in done.stderr.partition("netdevs[0]: ")[2]
 
 
 # What is wrong.
