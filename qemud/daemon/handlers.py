@@ -22,6 +22,7 @@ HANDLERS: dict[str, str] = {
     "config": "qemud.daemon.config_query:ConfigHandlers",
     "control": "qemud.monitor.commands:ControlHandlers",
     "descriptors": "qemud.monitor.descriptors:DescriptorsHandlers",
+    "dump": "qemud.hw.core_dump:DumpHandlers",
     "hmp": "qemud.monitor.hmp.commands:HmpHandlers",
     "inspection": "qemud.hw.inspection:InspectionHandlers",
     "introspect": "qemud.monitor.commands:IntrospectHandlers",

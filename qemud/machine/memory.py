@@ -67,6 +67,8 @@ class RamBlock:
     """Whether what is written to the block is written to its file."""
     plain = True
     """Whether byte n of the file is byte n of the block, and stays so."""
+    dumped = True
+    """Whether it is in a dump of the guest's memory: what belongs to a device is not."""
 
     def __init__(self, name: str, size: int) -> None:
         self.name = name

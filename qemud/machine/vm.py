@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 from qemud._generated.events import run_state as events
@@ -140,6 +140,8 @@ class VirtualMachine:
         """Called in the loop when the guest is about to go on."""
         self.on_resume: list[Callable[[], None]] = []
         """Called in the machine thread just before the guest goes on: what failed is tried again."""
+        self.hold = ""
+        """Why the guest must not go on, if it must not: what is told to who wants it to."""
         self.transitions = asyncio.Lock()
         """Held while the run state changes, and by who needs it to stay as it is."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -172,6 +174,8 @@ class VirtualMachine:
     async def cont(self) -> None:
         """Start or resume the guest. Raises GenericError when it has to be reset first."""
         async with self.transitions:
+            if self.hold:
+                raise GenericError(self.hold)
             if self.state in NEEDS_RESET:
                 raise GenericError("Resetting the Virtual Machine is required")
             if not self.running:
@@ -281,7 +285,9 @@ class VirtualMachine:
             case WatchdogAction.PAUSE:
                 await self.stop(RunState.WATCHDOG)
             case WatchdogAction.DEBUG:
-                sys.stderr.write("watchdog: timer fired\n")
+                with suppress(OSError):  # nobody may be there to read it any more
+                    sys.stderr.write("watchdog: timer fired\n")
+                    sys.stderr.flush()
             case _:
                 pass  # no machine here has an interrupt that cannot be masked
 

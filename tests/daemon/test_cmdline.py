@@ -47,7 +47,14 @@ def test_another_name_is_the_same_option():
 
 def test_values_have_the_schemas_types():
     assert parse(["-action", "reboot=shutdown"]).action == ActionOptions(reboot=RebootAction.SHUTDOWN)
-    several = ["-action", "reboot=shutdown,watchdog=none", "-watchdog-action", "pause", "-action", "panic=none"]
+    several = [
+        "-action",
+        "reboot=shutdown,watchdog=none",
+        "-watchdog-action",
+        "pause",
+        "-action",
+        "panic=none",
+    ]
     assert parse(several).action == ActionOptions(
         reboot=RebootAction.SHUTDOWN, panic=PanicAction.NONE, watchdog=WatchdogAction.PAUSE
     )

@@ -203,7 +203,10 @@ def test_a_machine_is_made_by_hand(daemon: Starter) -> None:
         assert monitor.command("exit_preconfig").startswith("Error: The command is permitted only before")
 
 
-WRITES = {"chardev-add", "chardev-change", "dumpdtb", "logfile", "memsave", "object_add", "pmemsave", "quit"}
+WRITES = {
+    *("chardev-add", "chardev-change", "dump-guest-memory", "dumpdtb", "logfile", "memsave"),
+    *("object_add", "pmemsave", "quit"),
+}
 """Commands that make files, or end it all."""
 
 words = st.sampled_from(

@@ -172,3 +172,24 @@ async def pmemsave(shell: Shell, arguments: dict[str, Any]) -> None:
 
 def _part(arguments: dict[str, Any]) -> dict[str, Any]:
     return {**arguments, "val": arguments["val"] & _ADDRESS}
+
+
+async def dump_guest_memory(shell: Shell, arguments: dict[str, Any]) -> None:
+    """`dump-guest-memory`."""
+    wanted = {
+        "paging": arguments.get("paging", False),
+        "detach": arguments.get("detach", False),
+        "protocol": f"file:{arguments['filename']}",
+    }
+    for name in ("begin", "length"):
+        if arguments.get(name) is not None:
+            wanted[name] = arguments[name]
+    await shell.qmp("dump-guest-memory", wanted)
+
+
+async def dump_info(shell: Shell, _arguments: dict[str, Any]) -> None:
+    """`info dump`."""
+    answer = await shell.qmp("query-dump")
+    shell.print(f"Status: {answer['status']}\n")
+    if answer["status"] == "active" and answer["total"]:
+        shell.print(f"Finished: {100 * answer['completed'] / answer['total']:.2f} %\n")
