@@ -17,12 +17,15 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <dlfcn.h>
 #include <errno.h>
+#include <link.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -51,9 +54,11 @@ typedef struct {
     PyObject *read, *write;
 } Registers;
 
-/* RAM or ROM from `base` to `end`; the engine's own addresses of it begin at `ram_address`. */
+/* RAM or ROM from `base` to `end`; the engine's own addresses of it begin at `ram_address`, the host's at `host`.  A byte for each
+ * page in `code` says whether there may be translated code from it. */
 typedef struct {
-    uint64_t base, end, ram_address;
+    uint64_t base, end, ram_address, host;
+    uint8_t *code;
 } Span;
 
 /* The engine maps each stretch without RAM as one region, from `base`; its callbacks get offsets and a pointer to this. */
@@ -64,6 +69,14 @@ typedef struct Gap {
 } Gap;
 
 #define OPENED 16
+
+/* A block of translated code and the page of RAM, as the host has it, that its guest code begins in. */
+typedef struct {
+    void *block;
+    uint64_t page;
+} Known;
+
+#define KNOWN_BITS 15
 
 /* riscv_csr_operations */
 typedef struct {
@@ -77,7 +90,7 @@ typedef struct Core {
     PyObject_HEAD
 
     /* The engine: handles, fields and functions, by address. */
-    void *uc, *cs, *env;
+    void *library, *uc, *cs, *env;
     uint32_t *interrupt_request, *next_block;
     uint16_t *icount_high;
     int32_t *exception_index;
@@ -99,6 +112,7 @@ typedef struct Core {
     void (*get_csr_ops)(int number, CsrOps *ops);
     void (*set_csr_ops)(int number, CsrOps *ops);
     void (*invalidate)(void *uc, uint64_t begin, uint64_t end);
+    void (*reset_dirty_host)(void *cs, uint64_t host, uint64_t length);
 
     /* Python: who is told, the device registers sorted by base, and the exception that stands for an access fault. */
     PyObject *handler, *fault;
@@ -121,6 +135,12 @@ typedef struct Core {
     /* Pages that S-mode has got into the TLB while mstatus.SUM was set; more than OPENED: too many to list. */
     uint64_t opened[OPENED];
     int opened_count;
+
+    uint64_t written; /* where the guest is just writing to RAM that may hold code, as the engine counts; see hook_written */
+
+    /* Blocks found before, and how often the engine had emptied its store of blocks then; see hook_lookup. */
+    Known *known;
+    uint32_t known_since;
 
     int in_device; /* a device's callback is being called: the guest is in the middle of a block */
 
@@ -359,6 +379,213 @@ static int hook_sstatus(void *env, int number, uint64_t value)
     return write_sstatus(env, number, value);
 }
 
+/* Functions of the engine that it calls through its linkage table, by which they are replaced for the whole process ----- */
+
+/* Have `library` call `function` for the one called `name`, whose own address comes back in `original`. */
+static bool interpose(void *library, const char *name, void *function, void **original)
+{
+    struct link_map *map;
+    if (dlinfo(library, RTLD_DI_LINKMAP, &map))
+        return false;
+    const ElfW(Rela) *relocations = NULL;
+    const ElfW(Sym) *symbols = NULL;
+    const char *strings = NULL;
+    size_t count = 0;
+    for (const ElfW(Dyn) *entry = map->l_ld; entry->d_tag != DT_NULL; entry++) {
+        if (entry->d_tag == DT_JMPREL)
+            relocations = (void *)entry->d_un.d_ptr;
+        else if (entry->d_tag == DT_PLTRELSZ)
+            count = entry->d_un.d_val / sizeof *relocations;
+        else if (entry->d_tag == DT_SYMTAB)
+            symbols = (void *)entry->d_un.d_ptr;
+        else if (entry->d_tag == DT_STRTAB)
+            strings = (void *)entry->d_un.d_ptr;
+    }
+    *original = dlsym(library, name);
+    if (!relocations || !symbols || !strings || !*original)
+        return false;
+    for (size_t i = 0; i < count; i++)
+        if (!strcmp(strings + symbols[ELF64_R_SYM(relocations[i].r_info)].st_name, name)) {
+            *(void **)(map->l_addr + relocations[i].r_offset) = function;
+            return true;
+        }
+    return false;
+}
+
+/* Code that is written to.  The engine notices a guest's store into a page of code by the virtual address that the code was
+ * translated at, and drops the blocks that were hit.  Through another address, without the right to execute, it notices the first store
+ * only, and goes on to run what else was translated from the page: Linux, which loads a module where the first code of another
+ * one was, runs the old code.  So all addresses of a page lose their right to unnoticed writes when code is first translated from
+ * it, and before one gets it back, nothing translated is left of the page. */
+
+static void (*protect_code)(void *uc, uint64_t ram_address);
+static void (*written_code)(void *uc, void *pages, uint64_t ram_address, int length, uintptr_t host_pc);
+static void (*set_dirty)(void *cs, uint64_t address);
+
+static Span *span_at(const Core *core, uint64_t ram_address)
+{
+    for (Py_ssize_t i = 0; i < core->span_count; i++) {
+        Span *span = &core->spans[i];
+        if (ram_address - span->ram_address < span->end - span->base)
+            return span;
+    }
+    return NULL;
+}
+
+/* tlb_protect_code: the first block of a page has been translated. */
+static void hook_protect(void *uc, uint64_t ram_address)
+{
+    Core *core = current;
+    Span *span = core && core->uc == uc ? span_at(core, ram_address) : NULL;
+    if (span) {
+        uint64_t offset = (ram_address - span->ram_address) & ~(uint64_t)0xfff;
+        span->code[offset >> 12] = 1;
+        core->reset_dirty_host(core->cs, span->host + offset, 0x1000);
+    }
+    protect_code(uc, ram_address);
+}
+
+/* tb_invalidate_phys_page_fast: a store that is noticed drops the blocks that it hits. */
+static void hook_written(void *uc, void *pages, uint64_t ram_address, int length, uintptr_t host_pc)
+{
+    if (current && current->uc == uc)
+        current->written = ram_address;
+    written_code(uc, pages, ram_address, length, host_pc);
+}
+
+/* tlb_set_dirty, which follows it: stores by way of this address are no longer noticed. */
+static void hook_set_dirty(void *cs, uint64_t address)
+{
+    Core *core = current;
+    Span *span = core && core->cs == cs ? span_at(core, core->written) : NULL;
+    if (span) {
+        uint64_t offset = (core->written - span->ram_address) & ~(uint64_t)0xfff;
+        if (span->code[offset >> 12]) {
+            core->invalidate(core->uc, span->ram_address + offset, span->ram_address + offset + 0x1000);
+            span->code[offset >> 12] = 0;
+        }
+    }
+    set_dirty(cs, address);
+}
+
+/* Two more are replaced by faster ones, where layout.py finds the code that these offsets are from. */
+
+enum {
+    UC_TCG_CONTEXT = 0x300,
+    TCG_FLUSH_COUNT = 0x88d0,
+    CS_TRACE = 0x8188,
+    TLB_FAST = -0x50,     /* from env, for each of TLB_MODES: mask of the index << 6, table */
+    TLB_VICTIMS = -0xb00, /* TLB_VICTIM_COUNT entries for each, TLB_DESCRIPTION bytes apart */
+    TLB_DESCRIPTION = 0x2b8,
+    TLB_MODES = 4,
+    TLB_VICTIM_COUNT = 8,
+    TLB_ENTRY = 64,
+    ENTRY_WRITE = 8,
+    ENTRY_CODE = 16,
+    ENTRY_ADDEND = 32,
+    ENTRY_NOT_PLAIN = 0xe40, /* flags of an address where stores are noticed already, or that is no RAM */
+    ENTRY_NOTICED = 0x400,
+    BLOCK_PC = 0,
+    BLOCK_CS_BASE = 8,
+    BLOCK_FLAGS = 0x10,
+    BLOCK_CFLAGS = 0x18,
+    BLOCK_TRACE = 0x1c,
+    BLOCK_SECOND_PAGE = 0x50,
+};
+#define BLOCK_CFLAGS_COMPARED 0xff0effffu
+
+static void *(*find_block)(void *cs, uint64_t pc, uint64_t cs_base, uint32_t flags, uint32_t cflags);
+static void (*reset_dirty)(void *cs, uint64_t start, uint64_t length);
+
+#define AT(type, base, offset) (*(type *)((char *)(base) + (offset)))
+
+static char *tlb_entry(void *env, int mode, uint64_t address)
+{
+    uint64_t mask = AT(uint64_t, env, TLB_FAST + 16 * mode);
+    return AT(char *, env, TLB_FAST + 16 * mode + 8) + (address >> 12 & mask >> 6) * TLB_ENTRY;
+}
+
+static void notice_stores(char *entry, uint64_t page)
+{
+    uint64_t *address = &AT(uint64_t, entry, ENTRY_WRITE);
+    if (!(*address & ENTRY_NOT_PLAIN) && (*address & ~(uint64_t)0xfff) == page)
+        *address |= ENTRY_NOTICED;
+}
+
+/* tlb_reset_dirty_by_vaddr: stores to the pages of a new block are to be noticed.  The original looks at the whole TLB for each
+ * block; but a page can be in one place only, and among the victims. */
+static void hook_reset_dirty(void *cs, uint64_t start, uint64_t length)
+{
+    Core *core = current;
+    if (!core || core->cs != cs || start & 0xfff || length > 0x10000) {
+        reset_dirty(cs, start, length);
+        return;
+    }
+    for (uint64_t page = start; page - start < length; page += 0x1000)
+        for (int mode = 0; mode < TLB_MODES; mode++) {
+            notice_stores(tlb_entry(core->env, mode, page), page);
+            char *victims = (char *)core->env + TLB_VICTIMS + TLB_DESCRIPTION * mode;
+            for (int i = 0; i < TLB_VICTIM_COUNT; i++)
+                notice_stores(victims + TLB_ENTRY * i, page);
+        }
+}
+
+/* tb_htable_lookup: the block of guest code at `pc`, or NULL.  The engine asks whenever it is not in its cache of jumps, which
+ * it empties with every change of address space; its own table costs several misses of the host's cache.  Ours has blocks within
+ * one page.  A block that is no longer valid says so in its flags, until all are thrown away at once. */
+static void *hook_lookup(void *cs, uint64_t pc, uint64_t cs_base, uint32_t flags, uint32_t cflags)
+{
+    Core *core = current;
+    if (!core || core->cs != cs)
+        return find_block(cs, pc, cs_base, flags, cflags);
+    uint32_t flushes = AT(uint32_t, AT(void *, core->uc, UC_TCG_CONTEXT), TCG_FLUSH_COUNT);
+    if (flushes != core->known_since) {
+        memset(core->known, 0, sizeof(Known) << KNOWN_BITS);
+        core->known_since = flushes;
+    }
+    uint64_t page = 0;
+    Known *known = NULL;
+    char *entry = tlb_entry(core->env, (int)*core->priv, pc);
+    if (AT(uint64_t, entry, ENTRY_CODE) == (pc & ~(uint64_t)0xfff)) {
+        page = (pc + AT(uint64_t, entry, ENTRY_ADDEND)) & ~(uint64_t)0xfff;
+        known = &core->known[(pc >> 1 ^ pc >> (KNOWN_BITS + 1) ^ page >> 12) & ((1 << KNOWN_BITS) - 1)];
+        void *block = known->block;
+        if (block && known->page == page && AT(uint64_t, block, BLOCK_PC) == pc &&
+            AT(uint64_t, block, BLOCK_CS_BASE) == cs_base && AT(uint32_t, block, BLOCK_FLAGS) == flags &&
+            (AT(uint32_t, block, BLOCK_CFLAGS) & BLOCK_CFLAGS_COMPARED) == cflags &&
+            AT(uint32_t, block, BLOCK_TRACE) == AT(uint32_t, cs, CS_TRACE))
+            return block;
+    }
+    void *block = find_block(cs, pc, cs_base, flags, cflags);
+    if (block && known && AT(uint64_t, block, BLOCK_SECOND_PAGE) == (uint64_t)-1)
+        *known = (Known){block, page};
+    return block;
+}
+
+/* Once for the process; `quick`: the two faster ones, too.  False, with an exception, where a slot is missing. */
+static bool interpose_all(void *library, bool quick)
+{
+    static const struct {
+        const char *name;
+        void *function;
+        void **original;
+        bool quick;
+    } replaced[] = {
+        {"tlb_protect_code_riscv64", hook_protect, (void **)&protect_code, false},
+        {"tb_invalidate_phys_page_fast_riscv64", hook_written, (void **)&written_code, false},
+        {"tlb_set_dirty_riscv64", hook_set_dirty, (void **)&set_dirty, false},
+        {"tlb_reset_dirty_by_vaddr_riscv64", hook_reset_dirty, (void **)&reset_dirty, true},
+        {"tb_htable_lookup_riscv64", hook_lookup, (void **)&find_block, true},
+    };
+    for (size_t i = 0; i < sizeof replaced / sizeof *replaced; i++)
+        if (!*replaced[i].original && (quick || !replaced[i].quick) &&
+            !interpose(library, replaced[i].name, replaced[i].function, replaced[i].original)) {
+            PyErr_Format(PyExc_LookupError, "the engine does not call %s through its linkage table", replaced[i].name);
+            return false;
+        }
+    return true;
+}
+
 /* Accesses outside RAM ----------------------------------------------------------------------------------------------- */
 
 /* The instruction at pc, or 0 when its page is not to be had without a fault. */
@@ -580,24 +807,25 @@ static const struct {
     const char *name;
     size_t offset;
 } addresses[] = {
-    ADDRESS(uc), ADDRESS(cs), ADDRESS(env), ADDRESS(interrupt_request), ADDRESS(next_block), ADDRESS(icount_high), ADDRESS(exception_index),
+    ADDRESS(library), ADDRESS(uc), ADDRESS(cs), ADDRESS(env), ADDRESS(interrupt_request), ADDRESS(next_block), ADDRESS(icount_high), ADDRESS(exception_index),
     ADDRESS(mem_io_pc), ADDRESS(pc), ADDRESS(badaddr), ADDRESS(priv), ADDRESS(mip), ADDRESS(mstatus), ADDRESS(gpr), ADDRESS(emu_start),
     ADDRESS(emu_stop), ADDRESS(do_interrupt), ADDRESS(exec_interrupt), ADDRESS(raise_exception), ADDRESS(restore_state),
     ADDRESS(loop_exit), ADDRESS(update_mip), ADDRESS(code_at),
     ADDRESS(physical), ADDRESS(tlb_fill), ADDRESS(flush_page), ADDRESS(flush_modes), ADDRESS(get_csr_ops),
-    ADDRESS(set_csr_ops), ADDRESS(invalidate),
+    ADDRESS(set_csr_ops), ADDRESS(invalidate), ADDRESS(reset_dirty_host),
 };
 
 static int core_init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     Core *core = (Core *)self;
     PyObject *where, *handler, *fault;
-    static char *names[] = {"addresses", "handler", "fault", "ns_per_tick", NULL};
+    static char *names[] = {"addresses", "handler", "fault", "ns_per_tick", "quick", NULL};
+    int quick;
     if (core->started) {
         PyErr_SetString(PyExc_RuntimeError, "a Core is initialised once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOL", names, &where, &handler, &fault, &core->ns_per_tick))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOLp", names, &where, &handler, &fault, &core->ns_per_tick, &quick))
         return -1;
     for (size_t i = 0; i < sizeof addresses / sizeof *addresses; i++) {
         PyObject *number = PyMapping_GetItemString(where, addresses[i].name);
@@ -614,6 +842,13 @@ static int core_init(PyObject *self, PyObject *args, PyObject *kwargs)
     }
     if (core->ns_per_tick <= 0) {
         PyErr_SetString(PyExc_ValueError, "ns_per_tick must be positive");
+        return -1;
+    }
+    if (!interpose_all(core->library, quick))
+        return -1;
+    core->known = PyMem_Calloc(1 << KNOWN_BITS, sizeof *core->known);
+    if (!core->known) {
+        PyErr_NoMemory();
         return -1;
     }
     core->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
@@ -651,6 +886,15 @@ static int core_init(PyObject *self, PyObject *args, PyObject *kwargs)
     return 0;
 }
 
+static void drop_memory(Core *core)
+{
+    for (Py_ssize_t i = 0; i < core->span_count; i++)
+        free(core->spans[i].code);
+    PyMem_Free(core->spans);
+    core->spans = NULL;
+    core->span_count = 0;
+}
+
 static void drop_registers(Core *core)
 {
     Registers *old = core->registers;
@@ -679,9 +923,9 @@ static PyObject *core_close(PyObject *self, PyObject *unused)
         close(core->timer);
         pthread_mutex_destroy(&core->lock);
         drop_registers(core);
-        PyMem_Free(core->spans);
-        core->spans = NULL;
-        core->span_count = 0;
+        drop_memory(core);
+        PyMem_Free(core->known);
+        core->known = NULL;
         Py_CLEAR(core->handler);
         Py_CLEAR(core->fault);
     }
@@ -840,7 +1084,7 @@ static PyObject *core_set_registers(PyObject *self, PyObject *list)
     Py_RETURN_NONE;
 }
 
-/* set_memory([(base, end, ram_address), ...]) */
+/* set_memory([(base, end, ram_address, host), ...]) */
 static PyObject *core_set_memory(PyObject *self, PyObject *list)
 {
     Core *core = (Core *)self;
@@ -850,17 +1094,18 @@ static PyObject *core_set_memory(PyObject *self, PyObject *list)
     Span *fresh = PyMem_Calloc(count ? count : 1, sizeof *fresh);
     if (!fresh)
         return PyErr_NoMemory();
-    for (Py_ssize_t i = 0; i < count; i++) {
-        unsigned long long base, end, ram_address;
-        if (!PyArg_ParseTuple(PyList_GetItem(list, i), "KKK", &base, &end, &ram_address)) {
-            PyMem_Free(fresh);
-            return NULL;
-        }
-        fresh[i] = (Span){base, end, ram_address};
-    }
-    PyMem_Free(core->spans);
+    drop_memory(core);
     core->spans = fresh;
-    core->span_count = count;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        unsigned long long base, end, ram_address, host;
+        if (!PyArg_ParseTuple(PyList_GetItem(list, i), "KKKK", &base, &end, &ram_address, &host))
+            return NULL;
+        /* Zeroes that cost no memory until they are needed. */
+        uint8_t *code = calloc((end - base + 0xfff) >> 12, 1);
+        if (!code)
+            return PyErr_NoMemory();
+        fresh[core->span_count++] = (Span){base, end, ram_address, host, code};
+    }
     Py_RETURN_NONE;
 }
 
@@ -935,7 +1180,7 @@ static PyMethodDef core_methods[] = {
     {"set_deadline", core_set_deadline, METH_O, "set_deadline(ns): kick at that host time; negative for never."},
     {"set_ecalls", core_set_ecalls, METH_O, "set_ecalls(on): whether S-mode ecalls go to handler.ecall()."},
     {"set_registers", core_set_registers, METH_O, "set_registers(list of (base, end, read, write))."},
-    {"set_memory", core_set_memory, METH_O, "set_memory(list of (base, end, ram_address))."},
+    {"set_memory", core_set_memory, METH_O, "set_memory(list of (base, end, ram_address, host))."},
     {"invalidate", core_invalidate, METH_O, "invalidate(list of (address, length)): drop what was translated from there."},
     {"gap", core_gap, METH_O, "gap(base) -> (load, store, user) for uc_mmio_map."},
     {"hooks", core_hooks, METH_NOARGS, "hooks() -> addresses of the engine's hooks."},

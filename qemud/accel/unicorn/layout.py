@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+import zlib
 from typing import TYPE_CHECKING
 
 from qemud.qapi.runtime.errors import GenericError
@@ -76,6 +77,14 @@ _PROBES = (
     ("stval", 0x143, 0x0123_4567_89AB_CE00),
     ("satp", 0x180, 8 << 60 | 0x1234_5678),
 )
+
+# Functions by name: where their code and what belongs to it begins, its length, and its checksum (CRC-32).
+_CODE = {
+    "helper_lookup_tb_ptr_riscv64": (0, 256, 0xE0E6D2CE),
+    "tb_htable_lookup_riscv64": (-128, 527, 0xAD95A14C),
+    "tlb_reset_dirty_by_vaddr_riscv64": (0, 451, 0x139FEE85),
+    "tb_flush_riscv64": (0, 310, 0x16284094),
+}
 
 
 class Fields:
@@ -235,6 +244,17 @@ def _check_registers(lib: Library, fields: Fields, memory: _Memory) -> None:
     if memory.u64(env + ENV["mip"]) != 1 << 7 or memory.u32(fields.interrupt_request) & 2 == 0:
         raise _wrong("interrupt request")
     lib.quick.riscv_cpu_update_mip_riscv64(fields.cs, 1 << 7, 0)
+
+
+def is_known(lib: Library) -> bool:
+    """Whether the engine's code for finding blocks is, byte for byte, that which the offsets in `_fast.c` are from.
+
+    It always is in the wheel; a library that somebody else has compiled is as right, and a little slower.
+    """
+    return all(
+        zlib.crc32(ctypes.string_at(lib.address(name) + start, size)) == checksum
+        for name, (start, size, checksum) in _CODE.items()
+    )
 
 
 def widen(lib: Library, uc: int, base: int, callbacks: tuple[int, int, int]) -> None:

@@ -82,6 +82,11 @@ PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "memory_region_from_host_riscv64": (pointer, (pointer, pointer, pointer)),
     "memory_region_get_ram_addr_riscv64": (u64, (pointer,)),
     "check_exit_request_riscv64": (None, (pointer,)),
+    "tlb_reset_dirty_riscv64": (None, (pointer, u64, u64)),
+    # Only their code is looked at.
+    "helper_lookup_tb_ptr_riscv64": (pointer, (pointer,)),
+    "tb_htable_lookup_riscv64": (pointer, (pointer, u64, u64, u32, u32)),
+    "tlb_reset_dirty_by_vaddr_riscv64": (None, (pointer, u64, u64)),
 }
 
 
@@ -111,6 +116,11 @@ class Library:
             ) from None
         if found != ".".join(map(str, VERSION)):
             raise GenericError(f"unicorn 2.1.4 on x86-64 Linux is needed, found {found}")
+
+    @property
+    def handle(self) -> int:
+        """What the dynamic linker calls it."""
+        return int(self.quick._handle)  # noqa: SLF001 - there is no public name for it
 
     def address(self, name: str) -> int:
         """Where the function `name` lies in this process."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Protocol
 
+from qemud.accel.unicorn import layout
 from qemud.logs import Logger
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ FUNCTIONS = {
     "set_csr_ops": "riscv_set_csr_ops_riscv64",
     "code_at": "tlb_vaddr_to_host_riscv64",
     "invalidate": "tb_invalidate_phys_range_riscv64",
+    "reset_dirty_host": "tlb_reset_dirty_riscv64",
 }
 
 log = Logger("accel")
@@ -87,8 +89,8 @@ class Core(Protocol):
     ) -> None:
         """The devices: (base, end, read(offset, size), write(offset, value, size)), sorted and disjoint."""
 
-    def set_memory(self, spans: list[tuple[int, int, int]]) -> None:
-        """Where there is RAM and ROM: (base, end, what the engine counts from)."""
+    def set_memory(self, spans: list[tuple[int, int, int, int]]) -> None:
+        """Where there is RAM and ROM: (base, end, what the engine counts from, where the host has it)."""
 
     def invalidate(self, segments: list[tuple[int, int]]) -> None:
         """Drop what was translated from physical memory at (address, length)."""
@@ -120,6 +122,7 @@ def addresses(lib: Library, fields: Fields) -> dict[str, int]:
     for name in ("pc", "badaddr", "priv", "mip", "mstatus"):
         found[name] = fields.register(name)
     found["gpr"] = fields.env
+    found["library"] = lib.handle
     return found
 
 
@@ -136,7 +139,7 @@ def create_core(
 
             log.warning("built without the C extension", lacks=LACKS)
         else:
-            return Fast(found, handler, fault, ns_per_tick)
+            return Fast(found, handler, fault, ns_per_tick, layout.is_known(lib))
     from qemud.accel.unicorn.twin import Core as Twin
 
     return Twin(lib, found, handler, fault, ns_per_tick)

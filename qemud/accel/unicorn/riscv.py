@@ -68,7 +68,7 @@ class RiscvVcpu:
         self._space = space
         self._clock = (0, 0)
         self._deadline = -1
-        self._spans: list[tuple[int, int, int]] = []
+        self._spans: list[tuple[int, int, int, int]] = []
         """RAM and ROM in the engine: physical base and end, and what the engine counts from (its "ram address")."""
         self._mapped = False
         self._remap = False
@@ -221,7 +221,7 @@ class RiscvVcpu:
         inside = ctypes.c_uint64()
         region = lib.quick.memory_region_from_host_riscv64(self._uc, host, ctypes.byref(inside))
         ram_address = lib.quick.memory_region_get_ram_addr_riscv64(region) + inside.value
-        self._spans.append((section.base, section.end, ram_address))
+        self._spans.append((section.base, section.end, ram_address, host))
 
     def _map_gap(self, base: int, end: int) -> None:
         """All between two stretches of RAM; the sizes that the engine takes end below 2**64."""

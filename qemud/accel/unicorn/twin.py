@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LACKS = (
     "an access to nothing is a fault only behind its block of code, page tables outside RAM read as zero, "
-    "and every trap costs some microseconds"
+    "code that is rewritten by way of another address may run as it was, and every trap costs some microseconds"
 )
 
 FETCH_FAULT, BREAKPOINT, LOAD_FAULT, STORE_FAULT, ECALL, FETCH_PAGE_FAULT = 1, 3, 5, 7, 8, 12
@@ -84,7 +84,7 @@ class Core:
         self._fault = fault
         self._ns_per_tick = ns_per_tick
         self._uc = addresses["uc"]
-        self._spans: list[tuple[int, int, int]] = []
+        self._spans: list[tuple[int, int, int, int]] = []
         self._cs = addresses["cs"]
         self._env = addresses["env"]
         self._interrupt_request = ctypes.c_uint32.from_address(addresses["interrupt_request"])
@@ -172,7 +172,7 @@ class Core:
         if value or self._attention or self._leaving:
             self._interrupt_soon()
 
-    def set_memory(self, spans: list[tuple[int, int, int]]) -> None:
+    def set_memory(self, spans: list[tuple[int, int, int, int]]) -> None:
         """Where there is RAM and ROM."""
         self._spans = spans
 
@@ -180,7 +180,7 @@ class Core:
         """Drop translated code."""
         for address, size in segments:
             end = address + size
-            for low, high, ram_address in self._spans:
+            for low, high, ram_address, _host in self._spans:
                 if address < high and low < end:
                     start = ram_address + max(address, low) - low
                     self._lib.quick.tb_invalidate_phys_range_riscv64(
