@@ -15,6 +15,7 @@ import pytest
 
 from qemud.demo.debian import PROMPT
 from tests.guests import linux
+from tests.hw.core import Core
 from tests.libvirt import Libvirt, VirshTerminal
 from tests.programs import LIMIT
 
@@ -172,6 +173,20 @@ def test_a_reset_can_be_an_end(running: Libvirt):
     deadline = time.monotonic() + LIMIT
     while (state := running.virsh("domstate", "rv", "--reason")) != "shut off (shutdown)":
         assert time.monotonic() < deadline, state
+
+
+def test_memory_is_dumped_and_a_watchdog_waits(libvirt: Libvirt):
+    """With the guest running: it goes on when its memory has been written."""
+    with started(libvirt, "dog", devices="<serial type='pty'/><watchdog model='i6300esb' action='pause'/>"):
+        path = libvirt.work / "core"
+        libvirt.virsh("dump", "--memory-only", "--live", "dog", str(path))
+        assert libvirt.virsh("domstate", "dog") == "running"
+        core = Core(path.read_bytes())
+        assert core.loads[-1].in_memory == 256 << 20
+        assert len(core.registers()) == 1
+        tree = libvirt.virsh("qemu-monitor-command", "dog", "--hmp", "info qtree")
+        assert 'dev: i6300esb, id "watchdog0"' in tree
+        libvirt.virsh("qemu-monitor-command", "dog", "--hmp", "watchdog_action none")
 
 
 def test_a_power_button_that_nobody_minds(running: Libvirt):
