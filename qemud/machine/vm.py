@@ -185,9 +185,11 @@ class VirtualMachine:
     async def held(self, state: RunState) -> AsyncIterator[RunState]:
         """Nobody else starts, stops or resets the machine inside of this; it is stopped in `state` if it ran.
 
-        Gives what it was doing before; `take_up` ends that, or it stays stopped.
+        Gives what it was doing before; `take_up` ends that, or it stays stopped.  Raises GenericError when it must not go on.
         """
         async with self.transitions:
+            if self.hold:
+                raise GenericError(self.hold)
             before = self.state
             await self._stop(state)
             yield before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -233,6 +234,82 @@ def test_another_machine_refuses(daemon: Starter, tmp_path: Path) -> None:
         assert program.wait() == 1
         assert program.stderr.endswith(": 'preconfig' and 'loadvm' options are mutually exclusive\n")
     check(a)
+
+
+def test_flash_memory_goes_back_with_its_drive(daemon: Starter, tmp_path: Path) -> None:
+    """What the machine has read of a drive is not what the drive has afterwards."""
+    flash = make(tmp_path / "flash.qcow2", 32 * MIB)
+    options = (*DEMO, "-drive", f"if=pflash,index=1,format=qcow2,file={flash}", "-S")
+    told = []
+    for pattern, lines in ((0x41, ("savevm one",)), (0x42, ("xp /1xw 0x22000000", "loadvm one"))):
+        subprocess.run(
+            ["qemu-io", "-f", "qcow2", "-c", f"write -q -P {pattern} 0 4096", str(flash)], check=True
+        )
+        program = daemon(*options)
+        told += [human(program, line).strip() for line in (*lines, "xp /1xw 0x22000000")]
+        program.qmp.command("quit")
+        assert program.wait() == 0
+    seen = "0000000022000000: 0x"
+    assert told == ["", f"{seen}41414141", f"{seen}42424242", "", f"{seen}41414141"]
+    check(flash)
+
+
+def test_while_others_work(daemon: Starter, tmp_path: Path) -> None:
+    """Jobs are held meanwhile, an export's client waits; a disk that is being copied does not go back."""
+    a, b = make(tmp_path / "a.qcow2", 64 * MIB), make(tmp_path / "b.qcow2", 64 * MIB)
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -q -P 3 0 64M", str(a)], check=True)
+    program = daemon(*DEMO, *node(a, "a"), *node(b, "b"), "-S")
+    given = {"tag": "one", "vmstate": "a", "devices": ["a"]}
+    program.qmp.command(
+        "blockdev-mirror", {"job-id": "m", "device": "a", "target": "b", "sync": "full", "speed": MIB}
+    )
+    told, error = job(program, "snapshot-save", **given)
+    assert error is None
+    assert told == ["created", "running", "paused", "running", "waiting", "pending", "concluded"]
+    assert job(program, "snapshot-load", **given)[1] == (
+        "Could not load snapshot 'one' on 'a': Node 'a' is busy: block device is in use by block job: mirror"
+    )
+    program.qmp.command("block-job-cancel", device="m", force=True)
+    program.qmp.event("BLOCK_JOB_CANCELLED")
+    socket = tmp_path / "nbd"
+    program.qmp.command("nbd-server-start", addr={"type": "unix", "data": {"path": str(socket)}})
+    program.qmp.command("block-export-add", {"type": "nbd", "id": "e", "node-name": "a", "writable": True})
+    where = f"nbd+unix:///a?socket={socket}"
+    writes = ["-c", "aio_write -q -P 9 0 32M", "-c", "aio_flush", "-c", "write -q -P 8 32M 16M"]
+    with subprocess.Popen(["qemu-io", "-f", "raw", where, *writes]) as client:
+        assert job(program, "snapshot-save", **{**given, "tag": "two"}) == (DONE, None)
+        assert job(program, "snapshot-load", **given) == (DONE, None)
+        assert client.wait() == 0
+    commands = ["-c", "write -q -P 7 0 16M", "-c", "read -q -P 7 0 16M"]
+    subprocess.run(["qemu-io", "-f", "raw", where, *commands], check=True)
+    program.qmp.command("quit")
+    assert program.wait() == 0
+    check(a, b)
+
+
+def test_not_while_memory_is_dumped(daemon: Starter, tmp_path: Path) -> None:
+    """The dump goes into a pipe that nobody reads for a while."""
+    a = make(tmp_path / "a.qcow2")
+    program = daemon(*DEMO, *node(a, "a"), serial=True)
+    program.serial.expect("demo> ")
+    given = {"tag": "one", "vmstate": "a", "devices": ["a"]}
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        dump = {"paging": False, "protocol": f"file:{pipe}", "detach": True}
+        program.qmp.command("dump-guest-memory", dump)
+        told, error = job(program, "snapshot-save", **given)
+        assert (told, error) == (FAILED, "There is a dump in process, please wait.")
+        assert job(program, "snapshot-load", **given)[1] == ("There is a dump in process, please wait.")
+        os.set_blocking(reader, True)
+        while os.read(reader, 1 << 20):
+            pass
+    finally:
+        os.close(reader)
+    program.qmp.event("DUMP_COMPLETED")
+    program.qmp.event("RESUME")
+    assert job(program, "snapshot-save", **given) == (DONE_RUNNING, None)
 
 
 def test_a_disk_that_cannot_be_changed_back(daemon: Starter, tmp_path: Path) -> None:
