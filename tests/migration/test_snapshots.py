@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qemud.demo import DEMO_GUEST
-from tests.programs import QEMUD, Program
+from tests.programs import QEMUD, Program, QmpError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -336,13 +336,9 @@ def test_a_disk_that_cannot_be_changed_back(daemon: Starter, tmp_path: Path) -> 
 )
 def test_a_disk_without_room(daemon: Starter, tmp_path: Path, sector: int, reason: str) -> None:
     a, b = make(tmp_path / "a.qcow2"), make(tmp_path / "b.qcow2")
-    rules = {
-        "driver": "blkdebug",
-        "image": {"driver": "file", "filename": str(a)},
-        "inject-error": [{"event": "none", "iotype": "write", "errno": 28, "sector": sector}],
-    }
-    broken = json.dumps({"driver": "qcow2", "node-name": "a", "file": rules})
-    program = daemon(*DEMO, "-blockdev", broken, *node(b, "b"), serial=True)
+    program = daemon(
+        *DEMO, *failing(a, "a", iotype="write", errno=28, sector=sector), *node(b, "b"), serial=True
+    )
     program.serial.expect("demo> ")
     poke(program, 4)
     told, error = job(program, "snapshot-save", tag="one", vmstate="a", devices=["b", "a"])
@@ -350,6 +346,51 @@ def test_a_disk_without_room(daemon: Starter, tmp_path: Path, sector: int, reaso
     assert error == reason
     assert peek(program) == 4
     assert program.qmp.command("x-query-snapshots") == {"common": [], "partial": []}
+    program.qmp.command("quit")
+    assert program.wait() == 0
+    check(a, b)
+
+
+def failing(path: Path, name: str, **how: Any) -> tuple[str, str]:
+    """A disk whose file fails."""
+    rules = {
+        "driver": "blkdebug",
+        "image": {"driver": "file", "filename": str(path)},
+        "inject-error": [{"event": "none", "errno": 5, **how}],
+    }
+    return "-blockdev", json.dumps({"driver": "qcow2", "node-name": name, "file": rules})
+
+
+@pytest.mark.parametrize("what", ["disk", "memory"])
+def test_half_loaded(daemon: Starter, tmp_path: Path, what: str) -> None:
+    """What a disk's error leaves is some of each machine: it does not go on before a reset."""
+    a, b = make(tmp_path / "a.qcow2"), make(tmp_path / "b.qcow2")
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -q 0 64k", str(b)], check=True)
+    given = {"tag": "one", "vmstate": "a", "devices": ["a", "b"]}
+    program = daemon(*DEMO, *node(a, "a"), *node(b, "b"), serial=True)
+    program.serial.expect("demo> ")
+    assert job(program, "snapshot-save", **given)[1] is None
+    program.qmp.command("quit")
+    assert program.wait() == 0
+    if what == "disk":
+        disks = (*node(a, "a"), *failing(b, "b", iotype="write"))
+        reason = "Could not load snapshot 'one' on 'b': Failed to load snapshot: Input/output error"
+    else:
+        [(_, size)] = listed(a)
+        in_memory = (a.read_bytes().index(b"qemudvm\n") + size - 4096) // 512
+        disks = (*failing(a, "a", iotype="read", sector=in_memory), *node(b, "b"))
+        reason = "Error -5 while loading VM state: Input/output error; the machine has to be reset"
+    program = daemon(*DEMO, *disks, serial=True)
+    program.serial.expect("demo> ")
+    told, error = job(program, "snapshot-load", **given)
+    assert told == ["created", "running", "STOP", "aborting", "concluded"]
+    assert error == reason
+    assert program.qmp.command("query-status") == {"running": False, "status": "internal-error"}
+    with pytest.raises(QmpError, match="Resetting the Virtual Machine is required"):
+        program.qmp.command("cont")
+    program.qmp.command("system_reset")
+    program.qmp.command("cont")
+    program.serial.expect("demo> ")
     program.qmp.command("quit")
     assert program.wait() == 0
     check(a, b)
