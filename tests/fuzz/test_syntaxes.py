@@ -16,6 +16,7 @@ from qemud.daemon.cmdline import UsageError, occurrences, parse
 from qemud.daemon.config import check
 from qemud.daemon.ini import GROUPS, written
 from qemud.daemon.machine import machine_options
+from qemud.net.options import netdev
 from qemud.qapi.runtime.document import DocumentError, read_document
 from qemud.qapi.runtime.errors import QmpError
 from qemud.qapi.runtime.keyval import parse_keyval, parse_keyval_type
@@ -46,6 +47,12 @@ KEYVAL: dict[str, tuple[str, str | None, Callable[[str], Any]]] = {
         lambda text: parse_keyval_type("DeviceOptions", parse_keyval(text, "driver")),
     ),
     "object": ("ObjectOptions", "qom-type", lambda text: options_from_text(text, _silent)),
+    "blockdev": (
+        "BlockdevOptions",
+        "driver",
+        lambda text: parse_keyval_type("BlockdevOptions", parse_keyval(text, "driver")),
+    ),
+    "netdev": ("Netdev", "type", lambda text: netdev(text, _silent)),
     "chardev": ("ChardevOptions", "backend", parse_options),
     "serial": ("ChardevOptions", None, lambda text: parse_compact(text, warn=_silent)),
     "smp": ("SMPConfiguration", "cpus", _option("smp")),
@@ -120,6 +127,9 @@ def _ini(grammar: Grammar, numbers: random.Random) -> bytes:
 
 def _document(grammar: Grammar, numbers: random.Random, *, in_toml: bool) -> bytes:
     value = grammar.value("Configuration")
+    if isinstance(value, dict):
+        # One mistake spoils all of it: short ones have a chance.
+        value = {name: part for name, part in value.items() if numbers.random() < 0.6}
     text = toml(value) if in_toml else json.dumps(value, ensure_ascii=numbers.random() < 0.5)
     data = text.encode("utf-8", "surrogatepass")
     return data if numbers.random() < 0.6 else changed_bytes(data, numbers, b'{}[]",:=\n#.-0123456789eT\\')
