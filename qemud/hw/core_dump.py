@@ -24,6 +24,7 @@ from qemud._generated.types.dump import (
 from qemud._generated.types.run_state import RunState
 from qemud.block.pool import pool
 from qemud.hw.core_file import CoreFile, DumpError, cut, note, physical_regions
+from qemud.hw.kdump_file import KdumpFile
 from qemud.logs import Logger
 from qemud.machine.descriptors import FdsetError, close_file, names_fdset, open_file
 from qemud.machine.mailbox import Closed
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
     from qemud.machine.services import Services
     from qemud.machine.vm import VirtualMachine
+
+    DumpFile = CoreFile | KdumpFile
 
 log = Logger("dump")
 
@@ -47,7 +50,7 @@ class DumpHandlers(DumpCommands):
     def __init__(self, services: Services) -> None:
         self._services = services
         self._status = DumpStatus.NONE
-        self._core: CoreFile | None = None
+        self._core: DumpFile | None = None
         self._task: asyncio.Task[None] | None = None
         self._busy = False
 
@@ -70,22 +73,27 @@ class DumpHandlers(DumpCommands):
         format: DumpGuestMemoryFormat = DumpGuestMemoryFormat.ELF,  # noqa: A002 - the schema's name
     ) -> None:
         """`dump-guest-memory`."""
-        del paging, format  # one way in both cases
         if self._busy:
             raise GenericError(_BUSY)
+        whole = not paging and begin is None and length is None
+        if format is not DumpGuestMemoryFormat.ELF and not whole:
+            raise GenericError("kdump-compressed format doesn't support paging or filter")
         if begin is not None and length is None:
             raise GenericError("Parameter 'length' is missing")
         if begin is None and length is not None:
             raise GenericError("Parameter 'begin' is missing")
         part = None if begin is None or length is None else (begin, length)
+        raw = format is DumpGuestMemoryFormat.KDUMP_RAW_ZLIB
         self._busy = True
         try:
             fd, sparse = await self._open(protocol)
+            if raw:
+                _check_seekable(fd)
         except BaseException:
             self._busy = False
             raise
         begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        task = self._task = asyncio.create_task(self._dump(fd, part, begun, sparse=sparse))
+        task = self._task = asyncio.create_task(self._dump(fd, format, part, begun, sparse=sparse))
         for each in (begun, task):
             each.add_done_callback(_look_at)
         await asyncio.shield(begun)
@@ -103,7 +111,13 @@ class DumpHandlers(DumpCommands):
         raise GenericError("parameter 'protocol' must start with 'file:' or 'fd:'")
 
     async def _dump(
-        self, fd: int, part: tuple[int, int] | None, begun: asyncio.Future[None], *, sparse: bool
+        self,
+        fd: int,
+        form: DumpGuestMemoryFormat,
+        part: tuple[int, int] | None,
+        begun: asyncio.Future[None],
+        *,
+        sparse: bool,
     ) -> None:
         """Stop the guest, write, and let it go on.  `begun` tells that writing has begun, or what is wrong."""
         vm: VirtualMachine = self._services.vm
@@ -113,7 +127,7 @@ class DumpHandlers(DumpCommands):
         self._status = DumpStatus.ACTIVE
         vm.hold = _BUSY
         try:
-            core = await self._begin(vm, fd, part)
+            core = await self._begin(vm, fd, form, part)
             if not begun.done():
                 begun.set_result(None)
             await self._write(core, fd, sparse=sparse)
@@ -131,17 +145,19 @@ class DumpHandlers(DumpCommands):
                 raise problem
             begun.set_exception(problem)
 
-    async def _begin(self, vm: VirtualMachine, fd: int, part: tuple[int, int] | None) -> CoreFile:
+    async def _begin(
+        self, vm: VirtualMachine, fd: int, form: DumpGuestMemoryFormat, part: tuple[int, int] | None
+    ) -> DumpFile:
         try:
             await vm.stop(RunState.SAVE_VM)
-            self._core = core = await vm.mailboxes.call(_prepare, vm, part)
+            self._core = core = await vm.mailboxes.call(_prepare, vm, form, part)
         except BaseException:
             self._status = DumpStatus.FAILED
             close_file(fd)
             raise
         return core
 
-    async def _write(self, core: CoreFile, fd: int, *, sparse: bool) -> None:
+    async def _write(self, core: DumpFile, fd: int, *, sparse: bool) -> None:
         problem = None
         try:
             await _in_pool(_write_and_close, core, fd, sparse)
@@ -160,7 +176,7 @@ class DumpHandlers(DumpCommands):
         )
 
 
-def _prepare(vm: VirtualMachine, part: tuple[int, int] | None) -> CoreFile:
+def _prepare(vm: VirtualMachine, form: DumpGuestMemoryFormat, part: tuple[int, int] | None) -> DumpFile:
     """What there is to write.  Machine thread."""
     if part is not None and not part[1]:
         raise GenericError("parameter 'length' expects a non-zero size")
@@ -170,7 +186,17 @@ def _prepare(vm: VirtualMachine, part: tuple[int, int] | None) -> CoreFile:
     if not regions:
         raise GenericError("dump: no guest memory to dump")
     notes = [note(vcpu.index + 1, vcpu.pc, [vcpu.gpr(n) for n in _GPRS]) for vcpu in vm.vcpus]
-    return CoreFile(regions, notes)
+    if form is DumpGuestMemoryFormat.ELF:
+        return CoreFile(regions, notes)
+    return KdumpFile(regions, notes, raw=form is DumpGuestMemoryFormat.KDUMP_RAW_ZLIB)
+
+
+def _check_seekable(fd: int) -> None:
+    try:
+        os.lseek(fd, 0, os.SEEK_CUR)
+    except OSError:
+        close_file(fd)
+        raise GenericError("kdump-raw formats require a seekable file") from None
 
 
 def _look_at(future: asyncio.Future[None]) -> None:
@@ -207,7 +233,7 @@ def _create(path: str) -> int:
     return fd
 
 
-def _write_and_close(core: CoreFile, fd: int, sparse: bool) -> None:
+def _write_and_close(core: DumpFile, fd: int, sparse: bool) -> None:
     try:
         core.write(fd, sparse=sparse)
     finally:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from qemud.machine.memory import SectionKind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Self
 
     from qemud.machine.memory import AddressSpace, RamBlock
@@ -142,29 +142,18 @@ class CoreFile:
 
     def _copy(self, fd: int, region: Region, *, sparse: bool) -> None:
         try:
-            with _Source(region.block) as source:
-                self._copy_from(source, fd, region, sparse=sparse)
+            with Source(region.block) as source:
+                for piece, size in source.pieces(region, sparse=sparse):
+                    if piece is None:
+                        os.lseek(fd, size, os.SEEK_CUR)
+                    else:
+                        write_all(fd, piece)
+                    self.completed += size
         except (OSError, OverflowError) as error:
             raise _failure("save memory", error) from None
 
-    def _copy_from(self, source: _Source, fd: int, region: Region, *, sparse: bool) -> None:
-        buffer = bytearray(_SLICE)
-        done = 0
-        while done < region.size:
-            position, left = region.offset + done, region.size - done
-            size, hole = source.stretch(position, left) if sparse else (left, False)
-            if hole:
-                os.lseek(fd, size, os.SEEK_CUR)
-            else:
-                size = min(_SLICE, size)
-                piece = memoryview(buffer)[:size]
-                source.read(piece, position)
-                _write(fd, piece)
-            done += size
-            self.completed += size
 
-
-class _Source:
+class Source:
     """A block of memory to be read, by a descriptor of its own: others move the place in theirs, and close it."""
 
     def __init__(self, block: RamBlock) -> None:
@@ -181,7 +170,27 @@ class _Source:
         if self._fd >= 0:
             os.close(self._fd)
 
-    def read(self, piece: memoryview, position: int) -> None:
+    def pieces(
+        self, region: Region, *, sparse: bool, unit: int = 1
+    ) -> Iterator[tuple[memoryview | None, int]]:
+        """The region from its beginning on, a piece and its size at a time; None is a stretch that was never touched, if `sparse`.
+
+        Sizes are multiples of `unit`, of which the region's is one.  A piece is good until the next one.  Raises OSError.
+        """
+        buffer = memoryview(bytearray(_SLICE))
+        position, end = region.offset, region.offset + region.size
+        while position < end:
+            size, hole = self._stretch(position, end - position) if sparse else (end - position, False)
+            if hole and size >= unit:
+                size -= size % unit
+                yield None, size
+            else:
+                size = min(_SLICE, size + -size % unit)
+                self._read(buffer[:size], position)
+                yield buffer[:size], size
+            position += size
+
+    def _read(self, piece: memoryview, position: int) -> None:
         """Fill a buffer from there on."""
         if self._fd < 0:
             piece[:] = self._block.view[position : position + len(piece)]
@@ -193,7 +202,7 @@ class _Source:
                 return
             piece, position = piece[count:], position + count
 
-    def stretch(self, position: int, limit: int) -> tuple[int, bool]:
+    def _stretch(self, position: int, limit: int) -> tuple[int, bool]:
         """How many bytes from there on, `limit` at most, have never been touched, or have, and which of both."""
         if self._fd < 0:
             return limit, False
@@ -205,7 +214,8 @@ class _Source:
         return min(limit, end - position), data > position
 
 
-def _write(fd: int, data: bytes | memoryview) -> None:
+def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
+    """write(2) until all is written."""
     piece = memoryview(data)
     while piece:
         piece = piece[os.write(fd, piece) :]
@@ -213,7 +223,7 @@ def _write(fd: int, data: bytes | memoryview) -> None:
 
 def _put(fd: int, data: bytes, what: str) -> None:
     try:
-        _write(fd, data)
+        write_all(fd, data)
     except OSError as error:
         raise _failure(what, error) from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from qemud.demo import DEMO_GUEST
 from qemud.hw.core_file import CoreFile, Region, cut, note
 from qemud.machine.memory import RamBlock
 from tests.hw.core import Core
+from tests.hw.kdump import Kdump, assembled
 from tests.programs import QmpClient, QmpError
 from tests.system.test_descriptors import passing
 
@@ -174,6 +176,32 @@ def test_memory_and_registers(daemon: Starter, tmp_path: Path) -> None:
     assert program.qmp.command("query-status") == {"running": False, "status": "paused"}
 
 
+@pytest.mark.differential
+def test_compressed_dumps(daemon: Starter, reference: Starter, tmp_path: Path) -> None:
+    """Both forms: the same headers and pages as QEMU's, and the contents that there are."""
+    firmware = tmp_path / "firmware"
+    firmware.write_bytes(random.Random(1).randbytes(20000))
+    dumps = []
+    for start in (daemon, reference):
+        program = start(*BOARD, "-bios", str(firmware))
+        for form in ("kdump-zlib", "kdump-raw-zlib"):
+            path = tmp_path / f"{form}-{program.qemud}"
+            arguments = {"paging": False, "protocol": f"file:{path}", "format": form}
+            program.qmp.command("dump-guest-memory", arguments)
+            content = path.read_bytes()
+            dumps.append(Kdump(content if "raw" in form else assembled(content)))
+            whole = {"status": "completed", "completed": RAM_SIZE + ROM_SIZE, "total": RAM_SIZE + ROM_SIZE}
+            assert program.qmp.command("query-dump") == whole
+            for address, size in ((ROM, ROM_SIZE), (RAM, RAM_SIZE)):
+                assert dumps[-1].memory(address, size) == saved(program, tmp_path / "saved", address, size)
+    ours, raw, *theirs = dumps
+    assert ours.content == raw.content
+    assert ours.machine == b"riscv64"
+    for each in theirs:
+        assert (ours.fields, ours.sub_header) == (each.fields, each.sub_header)
+        assert (ours.notes, ours.maps, ours.pages) == (each.notes, each.maps, each.pages)
+
+
 def test_memory_in_a_file_of_the_user(daemon: Starter, tmp_path: Path) -> None:
     """Written to that file or not: what the guest sees is what is dumped."""
     for share in ("on", "off"):
@@ -225,6 +253,12 @@ def test_the_same_refusals(daemon: Starter, reference: Starter, tmp_path: Path) 
         ("dump-guest-memory", {"paging": False, "protocol": "x", "length": 1}),
         ("dump-guest-memory", {"paging": False, "protocol": "x", "format": "nope"}),
         ("dump-guest-memory", {"protocol": "x"}),
+        ("dump-guest-memory", {"paging": True, "protocol": "x", "format": "kdump-zlib"}),
+        ("dump-guest-memory", {"paging": False, "protocol": "x", "format": "kdump-zlib", "begin": 1}),
+        ("dump-guest-memory", {"paging": False, "protocol": "x", "format": "kdump-raw-zlib", "length": 1}),
+        ("dump-guest-memory", {"paging": False, "protocol": "x", "format": "kdump-zlib"}),
+        ("dump-guest-memory", {"paging": False, "protocol": "file:/dev/full", "format": "kdump-zlib"}),
+        ("dump-guest-memory", {"paging": False, "protocol": "file:/dev/full", "format": "kdump-raw-zlib"}),
         ("query-dump", {}),
         ("dump-guest-memory", {"paging": False, "protocol": "file:FILE", "begin": 0, "length": 0}),
         ("query-dump", {}),
@@ -240,6 +274,8 @@ def test_the_same_refusals(daemon: Starter, reference: Starter, tmp_path: Path) 
         ("human-monitor-command", {"command-line": "dump-guest-memory"}),
         ("human-monitor-command", {"command-line": "dump-guest-memory FILE 0"}),
         ("human-monitor-command", {"command-line": "dump-guest-memory -p FILE 0x80000000 4096"}),
+        ("human-monitor-command", {"command-line": "dump-guest-memory -z FILE 0 4096"}),
+        ("human-monitor-command", {"command-line": "dump-guest-memory -z -R FILE"}),
         ("human-monitor-command", {"command-line": "dump-guest-memory -d /none/x"}),
         ("query-dump", {}),
     )
@@ -286,6 +322,19 @@ def test_a_part_for_people(daemon: Starter, tmp_path: Path) -> None:
 
 
 # -- in the background ---------------------------------------------------------------------------------------------------
+
+
+def test_a_pipe_takes_the_flattened_form_only(daemon: Starter) -> None:
+    program = daemon(*BOARD)
+    slow = Slow(program, detach=False)
+    arguments = {"paging": False, "protocol": "fd:dump", "format": "kdump-raw-zlib"}
+    assert ask(program, "dump-guest-memory", **arguments) == (
+        "GenericError: kdump-raw formats require a seekable file"
+    )
+    assert slow.read() == b""
+    slow = Slow(program, detach=False)
+    program.qmp.command("dump-guest-memory", {**arguments, "format": "kdump-zlib", "detach": True})
+    assert Kdump(assembled(slow.read())).pages[0] == ROM // PAGE
 
 
 class Slow:

@@ -16,6 +16,7 @@ import pytest
 from qemud.demo.debian import PROMPT
 from tests.guests import linux
 from tests.hw.core import Core
+from tests.hw.kdump import Kdump, assembled
 from tests.libvirt import Libvirt, VirshTerminal
 from tests.programs import LIMIT
 
@@ -184,6 +185,8 @@ def test_memory_is_dumped_and_a_watchdog_waits(libvirt: Libvirt):
         core = Core(path.read_bytes())
         assert core.loads[-1].in_memory == 256 << 20
         assert len(core.registers()) == 1
+        libvirt.virsh("dump", "--memory-only", "--live", "--format", "kdump-zlib", "dog", str(path))
+        assert len(Kdump(assembled(path.read_bytes())).pages) * 4096 > 256 << 20
         tree = libvirt.virsh("qemu-monitor-command", "dog", "--hmp", "info qtree")
         assert 'dev: i6300esb, id "watchdog0"' in tree
         libvirt.virsh("qemu-monitor-command", "dog", "--hmp", "watchdog_action none")

@@ -181,6 +181,8 @@ async def dump_guest_memory(shell: Shell, arguments: dict[str, Any]) -> None:
         "detach": arguments.get("detach", False),
         "protocol": f"file:{arguments['filename']}",
     }
+    if arguments.get("zlib"):
+        wanted["format"] = "kdump-raw-zlib" if arguments.get("raw") else "kdump-zlib"
     for name in ("begin", "length"):
         if arguments.get(name) is not None:
             wanted[name] = arguments[name]
