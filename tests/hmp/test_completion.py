@@ -22,6 +22,7 @@ REPLIES = {
     ],
     "qom-list": [{"name": "type", "type": "string"}, {"name": "disk0", "type": "child<loader>"}],
     "trace-event-get-state": [{"name": "mmio_read", "state": "disabled"}],
+    "x-query-snapshots": {"common": [{"name": "before"}], "partial": []},
     "query-chardev-backends": [{"name": "null"}, {"name": "pty"}],
 }
 
@@ -52,6 +53,9 @@ def offered(text: str, replies: Mapping[str, Any] = REPLIES) -> tuple[str, list[
         ("trace-event m", "m", ["mmio_read"]),
         ("trace-event mmio_read o", "o", []),
         ("info trace-events ", "", ["mmio_read"]),
+        ("loadvm b", "b", ["before"]),
+        ("delvm ", "", ["before"]),
+        ("savevm ", "", []),
         ("stop ", "", []),
         ("nope ", "", []),
         ("print 1", "1", []),

@@ -116,6 +116,10 @@ async def _chardev_kinds(shell: Shell) -> list[str]:
     return [each["name"] for each in await shell.qmp("query-chardev-backends")]
 
 
+async def _snapshots(shell: Shell) -> list[str]:
+    return [each["name"] for each in (await shell.qmp("x-query-snapshots"))["common"]]
+
+
 async def _trace_events(shell: Shell) -> list[str]:
     return [each["name"] for each in await shell.qmp("trace-event-get-state", {"name": "*"})]
 
@@ -131,8 +135,10 @@ _FINDERS: dict[str, Callable[[Shell], Awaitable[list[str]]]] = {
     "chardev-change": _chardevs,
     "chardev-remove": _chardevs,
     "chardev-send-break": _chardevs,
+    "delvm": _snapshots,
     "device_add": _drivers,
     "device_del": _devices,
+    "loadvm": _snapshots,
     "object_add": _object_types,
     "object_del": _objects,
     "ringbuf_read": _ring_buffers,
