@@ -23,7 +23,7 @@ def entry(address, bits):
 @pytest.mark.parametrize("rights", [READ_WRITE, ALL], ids=["rw", "rwx"])
 @pytest.mark.parametrize("first", PLACES)
 @pytest.mark.parametrize("known", [True, False], ids=["known", "new"])
-def test_code_rewritten_by_way_of_another_address(fast, rights, first, known):
+def test_code_rewritten_by_way_of_another_address(bare, rights, first, known):
     """As Linux loads a module where another one's first code was, or a compiler at run time writes through a second mapping."""
     for address, value in (
         (ROOT + 8 * 2, entry(RAM, ALL)),
@@ -34,9 +34,9 @@ def test_code_rewritten_by_way_of_another_address(fast, rights, first, known):
         (TABLES + 0x2000, entry(TABLES + 0x3000, 1)),
         (TABLES + 0x3000, entry(PAGE, rights)),
     ):
-        fast.space.write_physical(address, value)
+        bare.space.write_physical(address, value)
     for place in PLACES:
-        fast.space.write_physical(PAGE + place, BEFORE)
+        bare.space.write_physical(PAGE + place, BEFORE)
     second = PLACES[1] - first
     new = int.from_bytes(AFTER, "little")
 
@@ -50,7 +50,7 @@ def test_code_rewritten_by_way_of_another_address(fast, rights, first, known):
         asm.li(A2, 0), write(0x400) if known else (), call(first), call(second), write(first), write(second), asm.FENCE_I, call(first), call(second),
         asm.label("halt"), asm.WFI, asm.j("halt"),
     )  # fmt: skip
-    fast.start(code, mode=1)
-    fast.vcpu.set_csr(asm.SATP, 8 << 60 | ROOT >> 12)
-    fast.run_until_halt()
-    assert fast.vcpu.gpr(A2) == 0x07070909
+    bare.start(code, mode=1)
+    bare.vcpu.set_csr(asm.SATP, 8 << 60 | ROOT >> 12)
+    bare.run_until_halt()
+    assert bare.vcpu.gpr(A2) == 0x07070909

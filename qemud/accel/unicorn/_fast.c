@@ -17,9 +17,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include <dlfcn.h>
 #include <errno.h>
-#include <link.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -90,7 +88,7 @@ typedef struct Core {
     PyObject_HEAD
 
     /* The engine: handles, fields and functions, by address. */
-    void *library, *uc, *cs, *env;
+    void *uc, *cs, *env;
     uint32_t *interrupt_request, *next_block;
     uint16_t *icount_high;
     int32_t *exception_index;
@@ -113,6 +111,11 @@ typedef struct Core {
     void (*set_csr_ops)(int number, CsrOps *ops);
     void (*invalidate)(void *uc, uint64_t begin, uint64_t end);
     void (*reset_dirty_host)(void *cs, uint64_t host, uint64_t length);
+    void (*protect_code)(void *uc, uint64_t ram_address);
+    void (*written_code)(void *uc, void *pages, uint64_t ram_address, int length, uintptr_t host_pc);
+    void (*set_dirty)(void *cs, uint64_t address);
+    void (*reset_dirty)(void *cs, uint64_t start, uint64_t length);
+    void *(*find_block)(void *cs, uint64_t pc, uint64_t cs_base, uint32_t flags, uint32_t cflags);
 
     /* Python: who is told, the device registers sorted by base, and the exception that stands for an access fault. */
     PyObject *handler, *fault;
@@ -379,38 +382,7 @@ static int hook_sstatus(void *env, int number, uint64_t value)
     return write_sstatus(env, number, value);
 }
 
-/* Functions of the engine that it calls through its linkage table, by which they are replaced for the whole process ----- */
-
-/* Have `library` call `function` for the one called `name`, whose own address comes back in `original`. */
-static bool interpose(void *library, const char *name, void *function, void **original)
-{
-    struct link_map *map;
-    if (dlinfo(library, RTLD_DI_LINKMAP, &map))
-        return false;
-    const ElfW(Rela) *relocations = NULL;
-    const ElfW(Sym) *symbols = NULL;
-    const char *strings = NULL;
-    size_t count = 0;
-    for (const ElfW(Dyn) *entry = map->l_ld; entry->d_tag != DT_NULL; entry++) {
-        if (entry->d_tag == DT_JMPREL)
-            relocations = (void *)entry->d_un.d_ptr;
-        else if (entry->d_tag == DT_PLTRELSZ)
-            count = entry->d_un.d_val / sizeof *relocations;
-        else if (entry->d_tag == DT_SYMTAB)
-            symbols = (void *)entry->d_un.d_ptr;
-        else if (entry->d_tag == DT_STRTAB)
-            strings = (void *)entry->d_un.d_ptr;
-    }
-    *original = dlsym(library, name);
-    if (!relocations || !symbols || !strings || !*original)
-        return false;
-    for (size_t i = 0; i < count; i++)
-        if (!strcmp(strings + symbols[ELF64_R_SYM(relocations[i].r_info)].st_name, name)) {
-            *(void **)(map->l_addr + relocations[i].r_offset) = function;
-            return true;
-        }
-    return false;
-}
+/* Functions of the engine that linkage.py replaces for the whole process: they also come without a Core that runs ---------- */
 
 /* Code that is written to.  The engine notices a guest's store into a page of code by the virtual address that the code was
  * translated at, and drops the blocks that were hit.  Through another address, without the right to execute, it notices the first store
@@ -560,30 +532,6 @@ static void *hook_lookup(void *cs, uint64_t pc, uint64_t cs_base, uint32_t flags
     if (block && known && AT(uint64_t, block, BLOCK_SECOND_PAGE) == (uint64_t)-1)
         *known = (Known){block, page};
     return block;
-}
-
-/* Once for the process; `quick`: the two faster ones, too.  False, with an exception, where a slot is missing. */
-static bool interpose_all(void *library, bool quick)
-{
-    static const struct {
-        const char *name;
-        void *function;
-        void **original;
-        bool quick;
-    } replaced[] = {
-        {"tlb_protect_code_riscv64", hook_protect, (void **)&protect_code, false},
-        {"tb_invalidate_phys_page_fast_riscv64", hook_written, (void **)&written_code, false},
-        {"tlb_set_dirty_riscv64", hook_set_dirty, (void **)&set_dirty, false},
-        {"tlb_reset_dirty_by_vaddr_riscv64", hook_reset_dirty, (void **)&reset_dirty, true},
-        {"tb_htable_lookup_riscv64", hook_lookup, (void **)&find_block, true},
-    };
-    for (size_t i = 0; i < sizeof replaced / sizeof *replaced; i++)
-        if (!*replaced[i].original && (quick || !replaced[i].quick) &&
-            !interpose(library, replaced[i].name, replaced[i].function, replaced[i].original)) {
-            PyErr_Format(PyExc_LookupError, "the engine does not call %s through its linkage table", replaced[i].name);
-            return false;
-        }
-    return true;
 }
 
 /* Accesses outside RAM ----------------------------------------------------------------------------------------------- */
@@ -807,25 +755,25 @@ static const struct {
     const char *name;
     size_t offset;
 } addresses[] = {
-    ADDRESS(library), ADDRESS(uc), ADDRESS(cs), ADDRESS(env), ADDRESS(interrupt_request), ADDRESS(next_block), ADDRESS(icount_high), ADDRESS(exception_index),
+    ADDRESS(uc), ADDRESS(cs), ADDRESS(env), ADDRESS(interrupt_request), ADDRESS(next_block), ADDRESS(icount_high), ADDRESS(exception_index),
     ADDRESS(mem_io_pc), ADDRESS(pc), ADDRESS(badaddr), ADDRESS(priv), ADDRESS(mip), ADDRESS(mstatus), ADDRESS(gpr), ADDRESS(emu_start),
     ADDRESS(emu_stop), ADDRESS(do_interrupt), ADDRESS(exec_interrupt), ADDRESS(raise_exception), ADDRESS(restore_state),
     ADDRESS(loop_exit), ADDRESS(update_mip), ADDRESS(code_at),
     ADDRESS(physical), ADDRESS(tlb_fill), ADDRESS(flush_page), ADDRESS(flush_modes), ADDRESS(get_csr_ops),
     ADDRESS(set_csr_ops), ADDRESS(invalidate), ADDRESS(reset_dirty_host),
+    ADDRESS(protect_code), ADDRESS(written_code), ADDRESS(set_dirty), ADDRESS(reset_dirty), ADDRESS(find_block),
 };
 
 static int core_init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     Core *core = (Core *)self;
     PyObject *where, *handler, *fault;
-    static char *names[] = {"addresses", "handler", "fault", "ns_per_tick", "quick", NULL};
-    int quick;
+    static char *names[] = {"addresses", "handler", "fault", "ns_per_tick", NULL};
     if (core->started) {
         PyErr_SetString(PyExc_RuntimeError, "a Core is initialised once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOLp", names, &where, &handler, &fault, &core->ns_per_tick, &quick))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOL", names, &where, &handler, &fault, &core->ns_per_tick))
         return -1;
     for (size_t i = 0; i < sizeof addresses / sizeof *addresses; i++) {
         PyObject *number = PyMapping_GetItemString(where, addresses[i].name);
@@ -844,8 +792,6 @@ static int core_init(PyObject *self, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_ValueError, "ns_per_tick must be positive");
         return -1;
     }
-    if (!interpose_all(core->library, quick))
-        return -1;
     core->known = PyMem_Calloc(1 << KNOWN_BITS, sizeof *core->known);
     if (!core->known) {
         PyErr_NoMemory();
@@ -868,6 +814,11 @@ static int core_init(PyObject *self, PyObject *args, PyObject *kwargs)
         return -1;
     }
     tlb_fill = core->tlb_fill;
+    protect_code = core->protect_code;
+    written_code = core->written_code;
+    set_dirty = core->set_dirty;
+    reset_dirty = core->reset_dirty;
+    find_block = core->find_block;
     CsrOps ops;
     core->get_csr_ops(SSTATUS, &ops);
     if (ops.write != hook_sstatus) {
@@ -1163,10 +1114,22 @@ static PyObject *core_gap(PyObject *self, PyObject *argument)
 /* hooks() -> {name: address} of the functions that the engine calls; their user datum is the Core's address, "user". */
 static PyObject *core_hooks(PyObject *self, PyObject *unused)
 {
-    return Py_BuildValue("{sNsNsNsNsNsNsN}", "fill", PyLong_FromVoidPtr(hook_fill), "interrupt", PyLong_FromVoidPtr(hook_interrupt), "exception",
-                         PyLong_FromVoidPtr(hook_exception), "breakpoint", PyLong_FromVoidPtr(hook_breakpoint), "rom",
-                         PyLong_FromVoidPtr(hook_rom), "time", PyLong_FromVoidPtr(read_time), "user",
-                         PyLong_FromVoidPtr(self));
+    const struct {
+        const char *name;
+        void *address;
+    } hooks[] = {
+        {"fill", hook_fill},         {"interrupt", hook_interrupt}, {"exception", hook_exception}, {"breakpoint", hook_breakpoint},
+        {"rom", hook_rom},           {"time", read_time},           {"protect", hook_protect},     {"written", hook_written},
+        {"set dirty", hook_set_dirty}, {"reset dirty", hook_reset_dirty}, {"lookup", hook_lookup}, {"user", self},
+    };
+    PyObject *found = PyDict_New();
+    for (size_t i = 0; found && i < sizeof hooks / sizeof *hooks; i++) {
+        PyObject *address = PyLong_FromVoidPtr(hooks[i].address);
+        if (!address || PyDict_SetItemString(found, hooks[i].name, address))
+            Py_CLEAR(found);
+        Py_XDECREF(address);
+    }
+    return found;
 }
 
 static PyMethodDef core_methods[] = {

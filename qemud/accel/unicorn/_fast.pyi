@@ -4,12 +4,7 @@ from qemud.accel.unicorn.native import Handler
 
 class Core:
     def __init__(
-        self,
-        addresses: dict[str, int],
-        handler: Handler,
-        fault: type[Exception],
-        ns_per_tick: int,
-        quick: bool,
+        self, addresses: dict[str, int], handler: Handler, fault: type[Exception], ns_per_tick: int
     ) -> None: ...
     def run(self) -> int: ...
     def kick(self) -> None: ...

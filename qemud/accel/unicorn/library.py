@@ -83,7 +83,9 @@ PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "memory_region_get_ram_addr_riscv64": (u64, (pointer,)),
     "check_exit_request_riscv64": (None, (pointer,)),
     "tlb_reset_dirty_riscv64": (None, (pointer, u64, u64)),
-    # Only their code is looked at.
+    "tlb_protect_code_riscv64": (None, (pointer, u64)),
+    "tlb_set_dirty_riscv64": (None, (pointer, u64)),
+    "tb_invalidate_phys_page_fast_riscv64": (None, (pointer, pointer, u64, integer, ctypes.c_size_t)),
     "helper_lookup_tb_ptr_riscv64": (pointer, (pointer,)),
     "tb_htable_lookup_riscv64": (pointer, (pointer, u64, u64, u32, u32)),
     "tlb_reset_dirty_by_vaddr_riscv64": (None, (pointer, u64, u64)),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Protocol
 
-from qemud.accel.unicorn import layout
 from qemud.logs import Logger
 
 if TYPE_CHECKING:
@@ -35,6 +34,11 @@ FUNCTIONS = {
     "code_at": "tlb_vaddr_to_host_riscv64",
     "invalidate": "tb_invalidate_phys_range_riscv64",
     "reset_dirty_host": "tlb_reset_dirty_riscv64",
+    "protect_code": "tlb_protect_code_riscv64",
+    "written_code": "tb_invalidate_phys_page_fast_riscv64",
+    "set_dirty": "tlb_set_dirty_riscv64",
+    "reset_dirty": "tlb_reset_dirty_by_vaddr_riscv64",
+    "find_block": "tb_htable_lookup_riscv64",
 }
 
 log = Logger("accel")
@@ -122,7 +126,6 @@ def addresses(lib: Library, fields: Fields) -> dict[str, int]:
     for name in ("pc", "badaddr", "priv", "mip", "mstatus"):
         found[name] = fields.register(name)
     found["gpr"] = fields.env
-    found["library"] = lib.handle
     return found
 
 
@@ -139,7 +142,7 @@ def create_core(
 
             log.warning("built without the C extension", lacks=LACKS)
         else:
-            return Fast(found, handler, fault, ns_per_tick, layout.is_known(lib))
+            return Fast(found, handler, fault, ns_per_tick)
     from qemud.accel.unicorn.twin import Core as Twin
 
     return Twin(lib, found, handler, fault, ns_per_tick)

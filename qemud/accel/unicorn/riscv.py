@@ -20,7 +20,7 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING
 
-from qemud.accel.unicorn import layout, library
+from qemud.accel.unicorn import layout, library, linkage
 from qemud.accel.unicorn.native import create_core
 from qemud.accel.unicorn.outside import outside_ram
 from qemud.machine.memory import MemoryFault, SectionKind
@@ -125,6 +125,7 @@ class RiscvVcpu:
         if "fill" in hooks:
             ctypes.c_uint64.from_address(self._fields.tlb_fill_slot).value = hooks["fill"]
         lib.quick.riscv_cpu_set_rdtime_fn_riscv64(self._fields.env, hooks["time"])
+        linkage.replace(lib, hooks)
 
     def _add_hook(self, kind: int, function: int, begin: int, end: int) -> None:
         """Call `function` for events of this kind between two addresses, or everywhere when begin > end."""

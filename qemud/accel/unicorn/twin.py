@@ -12,6 +12,8 @@ import time
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
+from qemud.accel.unicorn.library import load
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 LACKS = (
     "an access to nothing is a fault only behind its block of code, page tables outside RAM read as zero, "
-    "code that is rewritten by way of another address may run as it was, and every trap costs some microseconds"
+    "and every trap costs some microseconds"
 )
 
 FETCH_FAULT, BREAKPOINT, LOAD_FAULT, STORE_FAULT, ECALL, FETCH_PAGE_FAULT = 1, 3, 5, 7, 8, 12
@@ -30,6 +32,10 @@ RETRY = 0.0002
 
 InterruptHook = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int)
 ExceptionHook = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
+ProtectHook = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64)
+WrittenHook = ctypes.CFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int, ctypes.c_size_t
+)
 BreakpointHook = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_void_p)
 RomHook = ctypes.CFUNCTYPE(
     ctypes.c_bool,
@@ -65,7 +71,22 @@ def _read_counter(_env: int, _number: int, value: Any) -> int:
     return 0
 
 
+def _protect(uc: int, ram_address: int) -> None:
+    if running.core and running.core.serves(uc):
+        running.core.protect(ram_address)
+    load().quick.tlb_protect_code_riscv64(uc, ram_address)
+
+
+def _written(uc: int, pages: int | None, ram_address: int, size: int, host_pc: int) -> None:
+    if running.core and running.core.serves(uc):
+        running.core.written(ram_address)
+    else:
+        load().quick.tb_invalidate_phys_page_fast_riscv64(uc, pages, ram_address, size, host_pc)
+
+
+# For all engines of the process, and as long as it lives.
 READ_COUNTER = CounterHook(_read_counter)
+PROTECT, WRITTEN = ProtectHook(_protect), WrittenHook(_written)
 
 
 class Core:
@@ -85,6 +106,7 @@ class Core:
         self._ns_per_tick = ns_per_tick
         self._uc = addresses["uc"]
         self._spans: list[tuple[int, int, int, int]] = []
+        self._code: set[int] = set()
         self._cs = addresses["cs"]
         self._env = addresses["env"]
         self._interrupt_request = ctypes.c_uint32.from_address(addresses["interrupt_request"])
@@ -114,6 +136,8 @@ class Core:
             "breakpoint": BreakpointHook(self._breakpoint),
             "rom": RomHook(lambda *_: True),
             "time": TimeHook(self._time),
+            "protect": PROTECT,
+            "written": WRITTEN,
         }
         for number in COUNTERS:
             # Of the four operations of a register, the second reads it.
@@ -186,6 +210,27 @@ class Core:
                     self._lib.quick.tb_invalidate_phys_range_riscv64(
                         self._uc, start, start + min(end, high) - max(address, low)
                     )
+
+    # Code that is written to: see `_fast.c`.  Here any store that the engine notices drops all that was translated from its page.
+
+    def protect(self, ram_address: int) -> None:
+        """Something has been translated from this page for the first time."""
+        page = ram_address & ~0xFFF
+        self._code.add(page)
+        for low, high, first, host in self._spans:
+            if 0 <= page - first < high - low:
+                self._lib.quick.tlb_reset_dirty_riscv64(self._cs, host + page - first, 0x1000)
+
+    def written(self, ram_address: int) -> None:
+        """The guest stores there."""
+        page = ram_address & ~0xFFF
+        if page in self._code:
+            self._code.discard(page)
+            self._lib.quick.tb_invalidate_phys_range_riscv64(self._uc, page, page + 0x1000)
+
+    def serves(self, uc: int) -> bool:
+        """Whether that is this core's engine."""
+        return uc == self._uc
 
     def in_device(self) -> bool:
         """Whether a device's callback is being called."""
