@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+import itertools
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -11,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qemud.block.backend import claim_drive, release_drive
 from qemud.block.create import create
 from qemud.block.document import Description, open_configured
 from qemud.block.drive import open_drive
 from qemud.block.info import drive_info, node_info, told_of
 from qemud.qapi.runtime.check import encode, parse_type
 from qemud.qapi.runtime.errors import GenericError
-from tests.block.jobs.support import Client
+from tests.block.jobs.support import Client, run
 from tests.block.support import Event, opened, with_graph, write
 
 if TYPE_CHECKING:
@@ -93,18 +95,18 @@ class _Maker:
     def __init__(self, draw: st.DrawFn, folder: Path) -> None:
         self._draw = draw
         self._folder = folder
-        self._numbers = iter(range(IMAGES))
+        self._left = list(range(IMAGES))  # numbers of images that nobody has yet
+        self._names = itertools.count()
         self.blockdevs: list[dict[str, Any]] = []
         self._lower: list[str] = []  # names of nodes that are at the bottom of others only
 
     def name(self) -> str:
-        taken = {each["node-name"] for each in self.blockdevs}
-        return f"{self._draw(NAMES)[:20]}-{len(taken)}{next(self._numbers)}"
+        return f"{self._draw(NAMES)}-{next(self._names)}"
 
     def node(self, depth: int, *, read_only: bool) -> dict[str, Any]:
         draw = self._draw
-        kinds = ["file", "null-co"]
-        if depth:
+        kinds = ["null-co"] + ["file"] * bool(self._left)
+        if depth and self._left:
             kinds += ["raw", "qcow2", "blkdebug"] + ["copy-on-read"] * (not read_only)
         kind = draw(st.sampled_from(kinds))
         options: dict[str, Any] = {"driver": kind, **draw(COMMON)}
@@ -112,7 +114,7 @@ class _Maker:
             options["node-name"] = self.name()
         match kind:
             case "file":
-                options["filename"] = str(self._folder / f"{next(self._numbers)}.img")
+                options["filename"] = str(self._folder / f"{self._left.pop()}.img")
             case "null-co":
                 options["size"] = SIZE
             case "raw":
@@ -120,7 +122,7 @@ class _Maker:
                 if draw(st.booleans()):
                     options |= {"offset": 512}
             case "qcow2":
-                path = str(self._folder / f"{next(self._numbers)}.qcow2")
+                path = str(self._folder / f"{self._left.pop()}.qcow2")
                 options["file"] = {"driver": "file", "filename": path}
                 match draw(st.integers(0, 3)):
                     case 0:
@@ -312,6 +314,18 @@ def test_a_drive_in_words(images: Path):
     with_graph(test)
 
 
+def test_an_image_without_what_is_behind_it(images: Path):
+    """TOML has no null: an empty name says the same."""
+
+    async def test(graph: Graph, _events: list[Event]) -> None:
+        file = {"driver": "file", "filename": str(images / "0.qcow2")}
+        node = await opened(graph, driver="qcow2", file=file, backing="")
+        assert node.backing is None
+        assert described(graph)["blockdevs"][0]["backing"] is None
+
+    with_graph(test)
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -349,32 +363,83 @@ def test_drives_that_cannot_be(changes: dict[str, Any], told: str):
 def changed(folder: Path, steps: Callable[[Client, Path], Awaitable[None]]) -> dict[str, Any]:
     """The document of a disk `top`, on a device, after some commands; it makes the same graph again."""
     first: dict[str, Any] = {}
-    shown: list[str] = []
     image_of_all = overlay(folder, "top.qcow2", "base.img")
 
-    async def run() -> None:
-        client = Client()
+    async def test(client: Client) -> None:
         graph = client.block
         await opened(graph, driver="qcow2", file={"driver": "file", "filename": image_of_all})
-        from qemud.block.backend import claim_drive, release_drive
-
         device: Any = Device()
         backend = await claim_drive(graph, device, "drive", "top")
-        backend.configure(read_only=False)
-        await write(backend, 0, b"data")
-        async with asyncio.timeout(60):
+        try:
+            backend.configure(read_only=False)
+            await write(backend, 0, b"data")
             await steps(client, folder)
-        first.update(described(graph))
-        first["drive"] = Description(graph).name_for(device)
-        shown.extend(await seen(graph))
-        await release_drive(backend)
-        await graph.close()
+            first.update(described(graph))
+            first["drive"] = Description(graph).name_for(device)
+        finally:
+            await release_drive(backend)
 
-    asyncio.run(run())
+    run(test)
     drive = first.pop("drive")
     assert drive in {each["node-name"] for each in first["blockdevs"]}
     again(first)
     return {**first, "drive": drive}
+
+
+async def change(client: Client, folder: Path, number: int, step: str) -> None:
+    """One of the things that clients do to a disk."""
+    graph = client.block
+    root = graph.backends[0].node
+    assert root is not None
+    new = str(folder / f"{number}.img")
+    match step:
+        case "snapshot":
+            await client(
+                "blockdev-snapshot-sync",
+                node_name=root.node_name,
+                snapshot_file=new,
+                snapshot_node_name=f"s{number}",
+            )
+        case "commit":
+            await client("block-commit", job_id="j", device=root.node_name)
+            await client.until("BLOCK_JOB_READY")
+            await client("job-complete", id="j")
+            await client.until("BLOCK_JOB_COMPLETED")
+        case "stream":
+            await client("block-stream", job_id="j", device=root.node_name)
+            await client.until("BLOCK_JOB_COMPLETED")
+        case "mirror" | "mirror of the top":
+            sync = "full" if step == "mirror" else "top"
+            await client(
+                "drive-mirror", job_id="j", device=root.node_name, target=new, format="qcow2", sync=sync
+            )
+            await client.until("BLOCK_JOB_READY")
+            await client("job-complete", id="j")
+            await client.until("BLOCK_JOB_COMPLETED")
+        case _:
+            by_name = {each["node-name"]: each for each in described(graph)["blockdevs"]}
+            if root.node_name in by_name:  # its description is what a client gives to have it changed
+                options = {"detect-zeroes": "unmap", "discard": "unmap", "cache": {"no-flush": True}}
+                await client("blockdev-reopen", options=[{**by_name[root.node_name], **options}])
+
+
+STEPS = ("snapshot", "commit", "stream", "mirror", "mirror of the top", "reopen")
+
+
+@settings(max_examples=30)
+@given(wanted=st.lists(st.sampled_from(STEPS), max_size=5))
+def test_whatever_clients_do(tmp_path_factory: pytest.TempPathFactory, wanted: list[str]):
+    folder = tmp_path_factory.mktemp("disk")
+    (folder / "base.img").write_bytes(bytes(SIZE))
+
+    async def steps(client: Client, folder: Path) -> None:
+        for number, step in enumerate(wanted):
+            # A client may be refused: there is nothing to commit into, or a node is used by others.
+            refused = () if step == "reopen" else (GenericError,)
+            with contextlib.suppress(*refused):
+                await change(client, folder, number, step)
+
+    changed(folder, steps)
 
 
 def chain(document: dict[str, Any], name: str | None = None) -> list[str]:
