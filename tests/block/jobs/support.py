@@ -112,6 +112,8 @@ class Guest:
         self.random = random.Random(seed)
         self.stopped = False
         self.errors = 0
+        self.served = 0
+        self._served = asyncio.Condition()
 
     async def write_once(self, unit: int = 512) -> None:
         """A request anywhere: data mostly, zeroes or a discard that changes nothing at times."""
@@ -134,7 +136,16 @@ class Guest:
                 await self.write_once()
             except OSError:
                 self.errors += 1
+            async with self._served:
+                self.served += 1
+                self._served.notify_all()
             await asyncio.sleep(self.random.choice((0, 0, 0.001)))
+
+    async def more(self, requests: int = 5) -> None:
+        """Wait until so many more requests of `keep_writing` are done."""
+        wanted = self.served + requests
+        async with self._served:
+            await self._served.wait_for(lambda: self.served >= wanted)
 
     async def read(self) -> bytes:
         """All of the disk."""

@@ -52,11 +52,12 @@ def test_the_copy_is_the_disk_as_it_was(tmp_path: Path, discard: str, seed: int)
         data = await disks(client, tmp_path, discard=discard)
         guest = Guest(client, "source", data, seed)
         writing = [asyncio.create_task(guest.keep_writing()) for _ in range(1)]
-        await asyncio.sleep(0.01)
+        await guest.more()
         guest_before: list[bytes] = []
         node = client.block.nodes["source"]
         async with node.drained():
-            await asyncio.sleep(0.01)  # what was on its way has arrived: let the guest note it down
+            for _ in range(10):
+                await asyncio.sleep(0)  # what was on its way has arrived: let the guest note it down
             guest_before.append(bytes(guest.disk))
             await client(
                 "blockdev-backup",

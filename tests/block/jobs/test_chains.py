@@ -170,7 +170,7 @@ def test_commit_of_the_image_that_the_guest_writes_to(tmp_path: Path, base: str,
         await client("block-commit", job_id="j", device="hd0", base_node=base)
         await client.until("BLOCK_JOB_READY", type="commit", device="j")
         assert not client.block.nodes[base].read_only
-        await asyncio.sleep(0.05)
+        await guest.more(20)
         if cancel:
             await client("block-job-cancel", device="j", force=cancel == "force")
             await client.until("BLOCK_JOB_CANCELLED" if cancel == "force" else "BLOCK_JOB_COMPLETED")

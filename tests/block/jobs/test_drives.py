@@ -67,7 +67,7 @@ def test_mirror(tmp_path: Path, sync: str, fmt: str, mode: str) -> None:
             "drive-mirror", device="hd0", target=str(copy), format=fmt, sync=sync, mode=mode, node_name="new"
         )
         await client.until("BLOCK_JOB_READY", device="hd0", type="mirror")
-        await asyncio.sleep(0.02)
+        await guest.more()
         await client("job-complete", id="hd0")
         await client.until("BLOCK_JOB_COMPLETED", device="hd0")
         await client.status("hd0", "null")

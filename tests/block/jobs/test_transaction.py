@@ -232,6 +232,7 @@ def test_disks_are_caught_at_one_moment(tmp_path: Path) -> None:
             guests.append(Guest(client, name))
             guests[-1].backend.name = name
         done = False
+        begun = asyncio.Event()
 
         async def write() -> None:
             for number in itertools.count(1):
@@ -239,10 +240,12 @@ def test_disks_are_caught_at_one_moment(tmp_path: Path) -> None:
                     await guest.backend.writev(0, [memoryview(number.to_bytes(8, "little"))])
                 if done:
                     return
+                if number == 10:
+                    begun.set()
                 await asyncio.sleep(0)
 
         writing = asyncio.create_task(write())
-        await asyncio.sleep(0.02)
+        await begun.wait()
         await client(
             "transaction",
             actions=[
