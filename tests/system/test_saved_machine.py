@@ -115,3 +115,57 @@ def test_a_life(daemon: Starter, tmp_path: Path, transport: str) -> None:
     check(*disks.values())
     for name in LOADS:
         holds(to_raw(disks[name]).read_bytes(), latest[name])
+
+
+DEVICES = (
+    *("-object", "iothread,id=thread", "-device", "virtio-blk-device,drive=a,iothread=thread"),
+    *("-device", "virtio-blk-pci,drive=b,num-queues=2"),
+    *("-device", "virtio-scsi-device,id=scsi", "-device", "scsi-hd,drive=c,bus=scsi.0"),
+    *("-device", "scsi-cd,bus=scsi.0"),
+    *("-device", "pcie-root-port,id=root,chassis=1", "-netdev", "user,id=net"),
+    *("-device", "virtio-net-pci,netdev=net,bus=root"),
+    *("-device", "virtio-rng-pci", "-device", "virtio-balloon-device", "-device", "i6300esb"),
+    *("-device", "virtio-serial-device", "-chardev", "ringbuf,id=ring"),
+    *("-device", "virtserialport,chardev=ring,name=p"),
+)
+
+
+def test_all_devices_at_work(daemon: Starter, tmp_path: Path) -> None:
+    """Disks, a network and random numbers, by all transports: every request is answered once, whenever it was saved."""
+    disks = {name: make(tmp_path / f"{name}.qcow2", SIZE) for name in "abc"}
+    nodes = [word for name, path in disks.items() for word in drive(path, "qcow2", name)]
+    options = small(*nodes, *DEVICES)
+    program = daemon(*options, serial=True)
+    shell(program)
+    run(program, "drivers")
+    run(program, "ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0")
+    run(
+        program,
+        "w() { while :; do dd if=/dev/urandom of=/dev/$1 bs=64k count=64 conv=fsync; done 2>/dev/null; }",
+    )
+    run(program, "for d in vda vdb sda; do w $d & done")
+    run(program, "while :; do ping -i 0.01 -c 50 10.0.2.2; done >/dev/null 2>&1 &")
+    run(program, "cat /dev/hwrng >/dev/null &")
+    for i in range(2):
+        assert human(program, f"savevm s{i % 2}") == ""
+        run(program, "echo changed > n; sleep 0.2")
+        assert human(program, f"loadvm s{i % 2}") == ""
+        works(program)
+    program.qmp.command("quit")
+    assert program.wait() == 0
+    check(*disks.values())
+    program = daemon(*options, "-loadvm", "s1", serial=True)
+    works(program)
+    assert run(program, "dd if=/dev/vdb of=/dev/null bs=1M 2>&1 | grep in")[-1] == "64+0 records in"
+
+
+def works(program: Program) -> None:
+    """Everything of the guest goes on, and what came later has not been."""
+    assert run(program, "cat n 2>/dev/null; echo")[-1] == ""
+    assert "2 packets received" in run(program, "ping -c 2 -W 9 10.0.2.2 | grep rec")[-1]
+    assert run(program, "for d in vda vdb sda; do sync /dev/$d && echo $d; done")[-3:] == [
+        "vda",
+        "vdb",
+        "sda",
+    ]
+    assert run(program, "dmesg | grep -c -e Oops -e BUG: -e 'I/O error' -e stall")[-1] == "0"
