@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -88,8 +87,9 @@ class IntrospectHandlers(IntrospectCommands):
     """Handlers of `introspect.json`."""
 
     def __init__(self, services: IntrospectServices) -> None:
-        path = Path(_generated.__path__[0]) / f"introspection-{services.target}.json"
-        self._schema = Raw(path.read_bytes())
+        # Not by pathlib: the first command of a client would wait for its import.
+        with open(f"{_generated.__path__[0]}/introspection-{services.target}.json", "rb") as file:
+            self._schema = Raw(file.read())
         self._services = services
 
     async def query_qmp_schema(self) -> Raw:
