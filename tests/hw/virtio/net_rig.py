@@ -1,0 +1,181 @@
+"""The rig of the tests of the network card: all of it real but the processor and the network.
+
+    async with machine(ALL, mac="52:54:00:ab:cd:ef") as here:
+        await here.start()
+        await here.send(HEAD, frame("out"))
+
+The network is an end of a cable that keeps what it gets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from qemud._generated.types.hw_riscv import VirtioMmioOptions
+from qemud.hw.virtio import net as card
+from qemud.hw.virtio.mmio import Reg, VirtioMmio
+from qemud.hw.virtio.net import VirtioNet
+from qemud.machine.thread import MachineThread
+from qemud.machine.vm import VirtualMachine
+from qemud.net.offload import Offload
+from qemud.qapi.runtime.check import parse_type
+from qemud.qom.device import reset_tree
+from qemud.qom.object import Root
+from tests.hw.virtio.driver import Driver, add_ram
+from tests.net.support import End, Rig, rig
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+T = TypeVar("T")
+
+NOTHING = Offload()
+ALL = Offload(csum=True, tso4=True, tso6=True, ecn=True, ufo=True)
+MAC = bytes.fromhex("525400123456")
+HEAD = bytes(12)
+"""The header of a frame with nothing to say."""
+
+# Frames, by who they are for.
+TO_OTHERS = bytes.fromhex("5254000000ff") + bytes(54)
+BROADCAST = b"\xff" * 6 + bytes(54)
+GROUP = bytes.fromhex("01005e000001") + bytes(54)
+OTHER_GROUP = bytes.fromhex("01005e000002") + bytes(54)
+MINE = MAC + bytes(54)
+
+
+class Backend(End):
+    """An end that has a name, and takes whatever a card may offload if `offload` says so."""
+
+    def __init__(self, name: str, offload: Offload) -> None:
+        super().__init__(name)
+        self.offload = offload
+        self.wanted: list[Offload] = []
+
+    def set_offload(self, offload: Offload) -> None:
+        self.wanted.append(offload)
+
+
+class Machine:
+    """A machine thread, a slot, the card in it, its driver, and the network."""
+
+    def __init__(self, networks: Rig, offload: Offload, options: dict[str, Any], *, legacy: bool) -> None:
+        self.here = networks
+        self.end = Backend("n", offload)
+        networks.networks.clients.append(self.end)
+        self.thread = MachineThread()
+        self.vm = VirtualMachine(
+            self.thread, lambda name, data: networks.events.append((name, data)), lambda _: None
+        )
+        self.services = SimpleNamespace(net=networks.networks, vm=self.vm, emit=self.vm.emit)
+        self.options = {"netdev": "n", **options}
+        self.legacy = legacy
+
+    async def open(self) -> None:
+        self.thread.start()
+        await self.call(self.thread.attach_clock, self.vm.clock)
+        await self.call(add_ram, self.vm)
+        self.root = Root()
+        self.slot = self.root.add_child("slot", VirtioMmio(VirtioMmioOptions(force_legacy=self.legacy)))
+        await self.call(self.slot.bring_up, self.vm)
+        self.vm.reset_devices = lambda: reset_tree(self.root)
+        self.driver = Driver(self.vm, self.slot)  # type: ignore[arg-type]  # the real one has what it needs
+        await self.plug()
+        await self.vm.cont()
+
+    async def plug(self) -> None:
+        self.device = VirtioNet(parse_type("VirtioNetOptions", self.options))
+        self.root.add_child("net", self.device)
+        try:
+            await self.device.claim(self.services)
+            try:
+                await self.call(self.device.bring_up, self.vm, self.slot.virtio_bus)
+            except BaseException:
+                await self.device.give_up()
+                raise
+        except BaseException:
+            self.device.unparent()
+            raise
+        await self.call(reset_tree, self.device)
+
+    async def unplug(self) -> None:
+        await self.call(self.device.take_down)
+        await self.device.settled()
+        await self.device.give_up()
+        self.device.unparent()
+
+    async def close(self) -> None:
+        if self.device.realized:
+            await self.unplug()
+        await self.thread.end()
+
+    async def call(self, fn: Callable[..., T], *arguments: Any) -> T:
+        return await self.vm.mailboxes.call(fn, *arguments)
+
+    async def start(self, wanted: int = ~0, *, packed: bool = False, size: int = 64) -> None:
+        await self.call(lambda: self.driver.start(wanted, size=size, count=3, packed=packed))
+
+    async def send(self, *pieces: bytes) -> None:
+        """A frame of the driver, its header and content in pieces."""
+
+        def begin() -> None:
+            self.driver.add(card.TX, pieces, [])
+            self.driver.set(Reg.QUEUE_NOTIFY, card.TX)
+
+        await self.call(begin)
+
+    async def buffers(self, count: int, size: int) -> None:
+        """Buffers for frames."""
+
+        def begin() -> None:
+            for _ in range(count):
+                self.driver.add(card.RX, [], [size])
+            self.driver.set(Reg.QUEUE_NOTIFY, card.RX)
+
+        await self.call(begin)
+
+    async def arrive(self, *frames: bytes, header: bytes = b"") -> None:
+        """Frames from the network; they are with the card when this returns."""
+        self.end.send([(header, each) for each in frames])
+        await self.call(lambda: None)
+
+    async def received(self) -> list[bytes]:
+        """What came into the driver's buffers, in the order of their use."""
+
+        def look() -> list[bytes]:
+            return [
+                self.driver.data(card.RX, number, written) for number, written in self.driver.used(card.RX)
+            ]
+
+        return await self.call(look)
+
+    async def command(self, kind: int, command: int, data: bytes) -> int:
+        """A command of the driver; what it is answered."""
+
+        def begin() -> int:
+            number = self.driver.add(card.CTRL, [bytes((kind, command)) + data], [1])
+            self.driver.set(Reg.QUEUE_NOTIFY, card.CTRL)
+            assert self.driver.used(card.CTRL) == [(number, 1)]
+            return self.driver.data(card.CTRL, number)[0]
+
+        return await self.call(begin)
+
+    async def status(self) -> int:
+        return await self.call(lambda: self.driver.status)
+
+    async def config(self, offset: int, size: int) -> int:
+        return await self.call(self.slot.read, Reg.CONFIG + offset, size)
+
+
+@contextlib.asynccontextmanager
+async def machine(
+    offload: Offload = NOTHING, *, legacy: bool = False, **options: Any
+) -> AsyncIterator[Machine]:
+    async with rig() as networks:
+        made = Machine(networks, offload, options, legacy=legacy)
+        await made.open()
+        try:
+            yield made
+        finally:
+            await made.close()
