@@ -16,18 +16,12 @@ from qemud.qapi.runtime.errors import GenericError
 from tests.chardev.support import LOOPS, RIGS, Rig, UnixServer, User, run_on
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
-    from typing import Any
 
     from qemud.chardev.stream import Chardev
 
 BIG = bytes(range(256)) * 4096  # 1 MiB: more than any kernel buffer here
-
-
-@pytest.fixture(params=sorted(LOOPS))
-def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, None]], None]:
-    return lambda coroutine: run_on(request.param, coroutine)
 
 
 @pytest.fixture(params=sorted(RIGS))

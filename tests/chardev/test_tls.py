@@ -3,112 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import socket
-import ssl
-import subprocess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from qemud.chardev.registry import Chardevs
 from qemud.chardev.stream import ChardevEvent
 from qemud.crypto import handshake
-from qemud.qapi.runtime.check import parse_type
 from qemud.qapi.runtime.errors import GenericError
-from qemud.qom.tree import Tree
-from qemud.qom.userobjects import add_object, remove_object
+from qemud.qom.userobjects import remove_object
 from tests.chardev.room import backend
-from tests.chardev.support import LOOPS, User, run_on
+from tests.chardev.support import User, run_on
+from tests.chardev.tls_rig import House, TlsPeer, refused
 from tests.pki import ALICE, Authority, as_client, s_client
 from tests.programs import LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
-
-    from qemud.chardev.stream import Chardev
 
 pytestmark = pytest.mark.needs("openssl")
 
 OPENED, CLOSED = ChardevEvent.OPENED, ChardevEvent.CLOSED
 BIG = bytes(range(256)) * 4096
-
-
-@pytest.fixture(scope="module")
-def ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("pki") / "ca")
-
-
-@pytest.fixture(scope="module")
-def pki(ca: Authority) -> Path:
-    """Credentials of both sides."""
-    return ca.issue(ca.issue(ca.directory.parent / "both", "server"), "client")
-
-
-@pytest.fixture(params=sorted(LOOPS))
-def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, None]], None]:
-    return lambda coroutine: run_on(request.param, coroutine)
-
-
-class House:
-    """Character devices, objects, and what is said to people."""
-
-    def __init__(self) -> None:
-        self.tree = Tree()
-        self.said: list[str] = []
-        self.chardevs = Chardevs(report=self._say, objects=lambda: self.tree.objects.children)
-        self._spoke = asyncio.Event()
-
-    def _say(self, line: str) -> None:
-        self.said.append(line)
-        self._spoke.set()
-
-    async def hears(self) -> str:
-        """The next thing said."""
-        while not self.said:
-            self._spoke.clear()
-            await self._spoke.wait()
-        return self.said.pop(0)
-
-    async def add(self, kind: str, name: str, **options: Any) -> None:
-        wire = {key.replace("_", "-"): value for key, value in options.items()}
-        await add_object(self.tree, parse_type("ObjectOptions", {"qom-type": kind, "id": name, **wire}))
-
-    async def serve(self, directory: Path, more: str = "", **options: Any) -> Chardev:
-        """A server with the credentials in a directory."""
-        await self.add("tls-creds-x509", "t", dir=os.fspath(directory), endpoint="server", **options)
-        return await self.chardevs.open_options(
-            f"socket,id=c,host=127.0.0.1,port=0,server=on,wait=off,tls-creds=t{more}"
-        )
-
-    @property
-    def port(self) -> int:
-        chardev = self.chardevs.get("c")
-        assert chardev is not None
-        return int(chardev.filename.partition(" <-> ")[0].removesuffix(",server=on").rpartition(":")[2])
-
-
-class TlsPeer:
-    """The other side, by Python's own streams over TLS."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-
-    @classmethod
-    async def connect(cls, port: int, pki: Path) -> TlsPeer:
-        context = ssl.create_default_context(cafile=pki / "ca-cert.pem")
-        context.load_cert_chain(pki / "client-cert.pem", pki / "client-key.pem")
-        return cls(
-            *await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost")
-        )
-
-    async def close(self) -> None:
-        self.writer.close()
-        with contextlib.suppress(OSError):
-            await self.writer.wait_closed()
 
 
 def test_bytes_go_both_ways_and_the_next_client_is_served(run, pki: Path) -> None:
@@ -199,19 +117,6 @@ def test_a_priority_is_heeded(pki: Path, version: str) -> None:
 
 
 # -- who is refused ----------------------------------------------------------------------------------------------------
-
-
-async def refused(house: House, *arguments: object) -> str:
-    """Knock, and be refused; what is said of it."""
-    with s_client(house.port, *arguments) as connection:
-        connection.setblocking(False)
-        loop = asyncio.get_running_loop()
-        with contextlib.suppress(ConnectionError):
-            while await loop.sock_recv(connection, 4096):
-                pass
-        said = await house.hears()
-    assert said.startswith("warning: chardev c: client 127.0.0.1:")
-    return said.partition(" refused: ")[2]
 
 
 def test_strangers_stay_out_and_the_right_one_comes_in(ca: Authority, pki: Path, tmp_path: Path) -> None:
@@ -380,143 +285,6 @@ def test_yank_ends_a_handshake(run, pki: Path) -> None:
                 await asyncio.sleep(0)
             chardev.yank()
             assert " refused: TLS handshake failed: " in await house.hears()
-        await house.chardevs.close_all()
-
-    run(main())
-
-
-# -- as a client -------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def s_server(pki: Path, *arguments: object) -> Iterator[tuple[int, socket.socket]]:
-    """`openssl s_server` and its port; what it decrypts comes out of the socket."""
-    here, there = socket.socketpair()
-    with here, there:
-        command = [
-            *(
-                "openssl",
-                "s_server",
-                "-naccept",
-                "9",
-                "-accept",
-                "127.0.0.1:0",
-                "-CAfile",
-                pki / "ca-cert.pem",
-            ),
-            *("-cert", pki / "server-cert.pem", "-key", pki / "server-key.pem", *arguments),
-        ]
-        process = subprocess.Popen(
-            list(map(str, command)), stdin=there.fileno(), stdout=there.fileno(), stderr=subprocess.PIPE
-        )
-        there.close()
-        try:
-            here.settimeout(LIMIT)
-            heard = b""
-            while not (heard.endswith(b"\n") and b"ACCEPT" in heard):
-                heard += here.recv(4096)
-            yield int(heard.split(b"ACCEPT")[1].split()[0].rpartition(b":")[2]), here
-        finally:
-            here.close()
-            process.terminate()
-            process.communicate(timeout=LIMIT)
-
-
-def heard(connection: socket.socket, wanted: bytes) -> bytes:
-    data = b""
-    while wanted not in data:
-        piece = connection.recv(4096)
-        assert piece, data
-        data += piece
-    return data
-
-
-def test_a_client_knows_its_server(run, pki: Path) -> None:
-    async def main() -> None:
-        house = House()
-        await house.add("tls-creds-x509", "t", dir=os.fspath(pki))
-        with s_server(pki, "-Verify", "1", "-verify_return_error") as (port, connection):
-            user = User(
-                await house.chardevs.open_options(f"socket,id=c,host=localhost,port={port},tls-creds=t")
-            )
-            await user.sees(OPENED)
-            user.port.write(b"hello\n")
-            await asyncio.to_thread(heard, connection, b"hello\n")
-            connection.sendall(b"to you\n")
-            await user.gets(b"to you\n")
-            with pytest.raises(GenericError, match=r"^object 't' is in use, can not be deleted$"):
-                remove_object(house.tree, "t")
-        await user.sees(CLOSED)
-        await house.chardevs.close_all()
-        remove_object(house.tree, "t")
-
-    run(main())
-
-
-def test_a_server_that_is_somebody_else(ca: Authority, pki: Path, tmp_path: Path) -> None:
-    forged = Authority(tmp_path / "forger").issue(tmp_path / "forged", "server")
-    elsewhere = ca.issue(tmp_path / "elsewhere", "server", names="DNS:elsewhere")
-    expired = ca.issue(tmp_path / "expired", "server", days=-1)
-
-    async def main() -> None:
-        house = House()
-        await house.add("tls-creds-x509", "t", dir=os.fspath(pki))
-        for stranger, reason in (
-            (forged, "The certificate hasn't got a known issuer"),
-            (elsewhere, "Certificate does not match the hostname localhost"),
-            (expired, "The certificate has expired"),
-        ):
-            with s_server(stranger) as (port, _), pytest.raises(GenericError) as caught:
-                await house.chardevs.open_options(f"socket,id=c,host=localhost,port={port},tls-creds=t")
-            assert str(caught.value) == reason
-            assert house.chardevs.get("c") is None
-        with s_server(elsewhere) as (port, _):
-            await house.add("tls-creds-x509", "trusting", dir=os.fspath(pki), verify_peer=False)
-            user = User(
-                await house.chardevs.open_options(
-                    f"socket,id=c,host=localhost,port={port},tls-creds=trusting"
-                )
-            )
-            await user.sees(OPENED)
-            await house.chardevs.close_all()
-        remove_object(house.tree, "t")
-
-    run_on("asyncio", main())
-
-
-def test_a_server_that_speaks_no_tls(run, pki: Path) -> None:
-    async def main() -> None:
-        house = House()
-        await house.add("tls-creds-x509", "t", dir=os.fspath(pki))
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
-            opening = asyncio.ensure_future(
-                house.chardevs.open_options(f"socket,id=c,host=127.0.0.1,port={port},tls-creds=t")
-            )
-            listener.setblocking(False)
-            connection, _ = await asyncio.get_running_loop().sock_accept(listener)
-            with connection:
-                connection.sendall(b"220 mail.example.com\r\n")
-                with pytest.raises(GenericError, match=r"^TLS handshake failed: wrong version number$"):
-                    await opening
-        remove_object(house.tree, "t")
-
-    run(main())
-
-
-def test_a_client_connects_again(run, pki: Path) -> None:
-    async def main() -> None:
-        house = House()
-        await house.add("tls-creds-x509", "t", dir=os.fspath(pki))
-        with s_server(pki) as (port, connection):
-            user = User(
-                await house.chardevs.open_options(
-                    f"socket,id=c,host=localhost,port={port},tls-creds=t,reconnect-ms=1"
-                )
-            )
-            await user.sees(OPENED)
-            connection.sendall(b"q\n")  # it ends the connection, and takes the next
-            await user.sees(CLOSED, OPENED)
         await house.chardevs.close_all()
 
     run(main())
