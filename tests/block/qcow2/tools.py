@@ -9,13 +9,16 @@ import random
 import subprocess
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from qemud._generated.types.block_options import BlockdevDriver
 from qemud.block.node import Flags
 from qemud.block.null import NullCoNode
+from qemud.qapi.runtime.errors import GenericError
 from tests.block.support import typed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from qemud.block.graph import Graph
@@ -55,6 +58,13 @@ def content(path: Path, size: int) -> bytes:
     data = raw.read_bytes()
     assert len(data) == size
     return data
+
+
+async def refusal(work: Awaitable[Any]) -> str:
+    """What is said by something that fails."""
+    with pytest.raises(GenericError) as caught:
+        await work
+    return str(caught.value)
 
 
 async def open_qcow2(graph: Graph, path: Path | str, **options: Any) -> Any:
