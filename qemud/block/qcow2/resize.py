@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from qemud.block.qcow2 import layout
 from qemud.block.qcow2.layout import ACTIVE_L1, OFFSET
 from qemud.block.qcow2.mapping import encode_table
+from qemud.block.qcow2.vmstate import forget_state
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ async def resize(node: Qcow2Node, size: int, preallocation: str) -> None:
         from qemud.block.qcow2.bitmaps import check_resizable
 
         check_resizable(node)
+    try:
+        await forget_state(image)
+    except OSError as error:
+        raise GenericError(f"Failed to discard the state of a machine: {error.strerror}") from None
     old = node.size
     if size < old:
         if preallocation != "off":

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from qemud.block.buffers import clear, cut, total
 from qemud.block.qcow2.layout import COMPRESSED, OFFSET, ZERO, sharp
 from qemud.block.qcow2.mapping import encode_table
-from qemud.block.qcow2.walk import read_table
+from qemud.block.qcow2.walk import read_table, referenced
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +36,29 @@ if TYPE_CHECKING:
 def first_table(image: Image, size: int) -> int:
     """Which entry of an L1 table is the first that a disk of `size` bytes does not need."""
     return -(-size >> (2 * image.cluster_bits - 3))
+
+
+async def forget_state(image: Image) -> None:
+    """Free what another program has left behind the end of the disk when it went back to a snapshot.  OSError.
+
+    A disk of another size would show it, or cover it.
+    """
+    mapping = image.mapping
+    first = first_table(image, image.header.size)
+    tables = mapping.l1[first:]
+    if not any(tables):
+        return
+    await image.settle()
+    runs = [run async for run in referenced(image, tables)]
+    for index, entry in enumerate(tables, first):
+        if entry:
+            mapping.l1[index] = 0
+            mapping.l1_changed.add(index)
+            mapping.forget(index)
+            image.unguard(entry & OFFSET, 1)
+    for offset, clusters in runs:
+        image.drop(offset, clusters)
+    await image.settle()
 
 
 class StateWriter:

@@ -10,7 +10,7 @@ import pytest
 
 from qemud.block.driver import STATE_UNIT
 from tests.block.qcow2.test_snapshots import listed
-from tests.block.qcow2.tools import check_image, make_image, open_qcow2
+from tests.block.qcow2.tools import check_image, make_image, open_qcow2, qemu_img
 from tests.block.support import read, with_graph, write
 
 if TYPE_CHECKING:
@@ -135,3 +135,35 @@ def test_a_state_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
     with_graph(test)
     check_image(path)
     assert listed(path) == []
+
+
+@pytest.mark.parametrize("size", [SIZE // 2, 100 * SIZE])
+def test_a_state_that_qemu_has_left_in_the_disk(tmp_path: Path, size: int) -> None:
+    """It goes back to a snapshot with all that there is in it; another size neither shows that nor loses it."""
+    path = make_image(tmp_path / "disk.qcow2", SIZE, cluster_size=4096)
+
+    async def test(graph: Graph, events: list[Any]) -> None:
+        node = await open_qcow2(graph, path)
+        await write(node, 0, b"a" * 100000)
+        await take(node, "one", STATE)
+        await graph.release(node)
+
+    with_graph(test)
+    qemu_img("snapshot", "-a", "one", path)
+    check_image(path)
+
+    async def again(graph: Graph, events: list[Any]) -> None:
+        node = await open_qcow2(graph, path)
+        await node.truncate(size)
+        assert await read(node, 0, 100000) == b"a" * 100000
+        if size > SIZE:
+            assert not any(await read(node, SIZE, 10 * SIZE))
+        assert await state_of(node, "one") == STATE
+        async with node.drained():
+            await node.apply_snapshot("one")
+        assert node.size == SIZE
+        assert await read(node, 0, 100001) == b"a" * 100000 + b"\0"
+        await graph.release(node)
+
+    with_graph(again)
+    check_image(path)
