@@ -21,12 +21,11 @@ from qemud._generated.types.block_info import BlockDeviceIoStatus
 from qemud._generated.types.block_jobs import MirrorCopyMode
 from qemud._generated.types.job import JobType
 from qemud.block.backend import BlockBackend
-from qemud.block.edges import Role
-from qemud.block.graph import descendants
 from qemud.block.jobs import chain
 from qemud.block.jobs.blockjob import SLICE, BlockJob
 from qemud.block.jobs.copying import CHUNK, IN_FLIGHT, LARGEST_STRIDE, CopyError, Flights
-from qemud.block.jobs.filters import job_edges, pull_out
+from qemud.block.jobs.filters import pull_out
+from qemud.block.jobs.mirror_end import replace, set_backing
 from qemud.block.ranges import RangeLocks
 from qemud.block.reopen import set_read_only
 from qemud.qapi.runtime.errors import GenericError
@@ -425,9 +424,9 @@ class Mirror(BlockJob):
             graph.refresh([top])
             if not aborting:
                 try:
-                    await self._set_backing(source, target)
+                    await set_backing(self, target)
                     if self.should_complete:
-                        await self._replace(source, target)
+                        await replace(self, target)
                 except GenericError as error:
                     trouble = error
             if self.to_replace is not None:
@@ -447,47 +446,6 @@ class Mirror(BlockJob):
         if trouble is not None:
             raise trouble
 
-    async def _set_backing(self, source: BlockNode, target: BlockNode) -> None:
-        """Give the copy the backing file that it is to have."""
-        mode = self.setup.backing_mode
-        layer = target.skip_filters()
-        if mode == "source":
-            backing = source if self.setup.only_new else self.setup.base
-            if layer.backing is not backing:
-                if "backing" in layer.edges:
-                    await self.graph.detach(layer.edges["backing"])
-                if backing is not None:
-                    self.graph.add_child(layer, "backing", backing, Role.COW)
-        elif mode == "open" and layer.backing_filename is not None and layer.backing is None:
-            from qemud.block.image import open_backing
-
-            backing = await open_backing(
-                self.graph,
-                layer,
-                layer.backing_filename,
-                layer.backing_format,
-                flags=layer.flags._replace(read_only=True),
-            )
-            self.graph.add_child(layer, "backing", backing, Role.COW)
-            await self.graph.release(backing)
-
-    async def _replace(self, source: BlockNode, target: BlockNode) -> None:
-        """Let everybody use the copy."""
-        graph = self.graph
-        old = self.to_replace or source
-        if old.read_only != target.read_only:
-            with contextlib.suppress(GenericError):
-                await set_read_only(graph, target, read_only=old.read_only)
-        async with old.drained():
-            if not can_replace(source, old):
-                raise GenericError(
-                    f"Can no longer replace '{old.node_name}' by '{target.node_name}', because it can no longer be guaranteed "
-                    "that doing so would not lead to an abrupt change of visible data"
-                )
-            inside = set(map(id, descendants(target)))
-            keep = [edge for edge in old.parents if id(edge.user) in inside]
-            graph.replace(old, target, keep=[*keep, *job_edges(old)])
-
 
 class ActiveCommit(Mirror):
     """See the module."""
@@ -497,13 +455,3 @@ class ActiveCommit(Mirror):
     def info_details(self) -> dict[str, Any]:
         """Nothing besides."""
         return {}
-
-
-def can_replace(top: BlockNode, node: BlockNode) -> bool:
-    """Whether a node has the same data as one above it, so that a copy of that can take its place."""
-    each: BlockNode | None = top
-    while each is not None:
-        if each is node:
-            return True
-        each = each.filtered
-    return False

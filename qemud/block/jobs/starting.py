@@ -55,7 +55,7 @@ async def blockdev_mirror(jobs: Jobs, device: str, target: str, arguments: dict[
 
 async def mirror(jobs: Jobs, setup: MirrorSetup, arguments: dict[str, Any]) -> None:
     """What `blockdev-mirror` and `drive-mirror` have in common.  GenericError."""
-    from qemud.block.jobs.mirror import can_replace
+    from qemud.block.jobs.mirror_end import can_replace
     from qemud.block.jobs.mirror_start import start_mirror
 
     graph = jobs.graph
