@@ -198,15 +198,14 @@ class Exports:
 
     def settle(self, export: NbdExport) -> None:
         """A client has gone: an export that is shutting down ends with its last one."""
-        if export.shutting_down and not export.wires and not export.gone.is_set():
+        if export.shutting_down and not export.wires and self.all.get(export.id) is export:
+            # At once: who asks next sees it no longer, as in QEMU.
+            del self.all[export.id]
             task = asyncio.get_running_loop().create_task(self._end(export))
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
 
     async def _end(self, export: NbdExport) -> None:
-        if self.all.get(export.id) is not export:
-            return
-        del self.all[export.id]
         for bitmap in export.bitmaps:
             bitmap.in_use = False
         await export.backend.close()
