@@ -21,7 +21,6 @@ from qemud.hw.virtio.queue import QueueError
 from qemud.hw.virtio.serial_port import VirtioSerialBus, VirtSerialPort
 from qemud.logs import guest_error
 from qemud.qapi.runtime.errors import GenericError
-from qemud.qom.device import Device
 
 if TYPE_CHECKING:
     from typing import Any
@@ -74,23 +73,9 @@ class VirtioSerial(
             raise GenericError(f"maximum ports supported: {most}")
         port = (_PORT_QUEUE_SIZE, _PORT_QUEUE_SIZE)
         self.queue_sizes = (*port, _CONTROL_QUEUE_SIZE, _CONTROL_QUEUE_SIZE, *port * (count - 1))
-        name = self._bus_name()
-        self.serial_bus = self.add_child(name, VirtioSerialBus(name, self))
-        try:
+        bus = VirtioSerialBus(self.name_for_bus(VirtioSerialBus, "virtio-serial-bus"), self)
+        with self.with_bus(bus) as self.serial_bus:
             super().realize()
-        except BaseException:
-            self.abandon(name)
-            raise
-
-    def _bus_name(self) -> str:
-        """After the device, or the function that it is behind; else a name of its own."""
-        owner = self.parent if self.id is None and isinstance(self.parent, Device) else self
-        name = getattr(owner, "id", None)
-        if name is not None:
-            return f"{name}.0"
-        taken = {node.bus_name for node in self.root.walk() if isinstance(node, VirtioSerialBus)}
-        numbers = range(len(taken) + 1)
-        return next(f"virtio-serial-bus.{n}" for n in numbers if f"virtio-serial-bus.{n}" not in taken)
 
     def unrealize(self) -> None:
         """The bus goes with it."""

@@ -26,6 +26,7 @@ Source: Virtual I/O Device (VIRTIO) Version 1.2, sections 2 and 3; texts and ord
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from qemud._generated.types.virtio import VirtioDeviceOptions, VirtioDeviceState
@@ -49,10 +50,12 @@ from qemud.qapi.runtime.errors import GenericError
 from qemud.qom.device import Bus, Device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+    from collections.abc import Callable, Iterator
+    from typing import Any, TypeVar
 
     from qemud.machine.dma import LeaseOwner
+
+    _OwnBus = TypeVar("_OwnBus", bound=Bus)
 
 STATUS_ACKNOWLEDGE = 1
 STATUS_DRIVER = 2
@@ -216,6 +219,25 @@ class VirtioDevice(
             step(*arguments)
         except (QueueError, MemoryFault) as error:
             self.fail(str(error))
+
+    def name_for_bus(self, kind: type[Bus], prefix: str) -> str:
+        """What to call a bus that the device has for others: after it, or the function that it is behind; else a name of its own."""
+        owner = self.parent if self.id is None and isinstance(self.parent, Device) else self
+        name = getattr(owner, "id", None)
+        if name is not None:
+            return f"{name}.0"
+        taken = {node.bus_name for node in self.root.walk() if isinstance(node, kind)}
+        return next(free for n in range(len(taken) + 1) if (free := f"{prefix}.{n}") not in taken)
+
+    @contextmanager
+    def with_bus(self, bus: _OwnBus) -> Iterator[_OwnBus]:
+        """Have a bus for others, by its name, unless the body fails.  `unrealize` is to abandon it."""
+        self.add_child(bus.bus_name, bus)
+        try:
+            yield bus
+        except BaseException:
+            self.abandon(bus.name)
+            raise
 
     # -- life -------------------------------------------------------------------------------------------------------
 

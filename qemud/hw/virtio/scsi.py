@@ -37,7 +37,6 @@ from qemud.hw.virtio.scsi_tasks import (
     unit_number,
 )
 from qemud.qapi.runtime.errors import GenericError
-from qemud.qom.device import Device
 
 if TYPE_CHECKING:
     from typing import Any
@@ -178,22 +177,9 @@ class VirtioScsi(
         options.num_queues = count
         self.queue_sizes = (size,) * (count + FIRST)
         self._retry = self.machine.clock.timer(self._begin_restored)
-        name = self._bus_name()
-        self.scsi_bus = self.add_child(name, ScsiBus(name, self))
-        try:
+        bus = ScsiBus(self.name_for_bus(ScsiBus, "scsi"), self)
+        with self.with_bus(bus) as self.scsi_bus:
             super().realize()
-        except BaseException:
-            self.abandon(name)
-            raise
-
-    def _bus_name(self) -> str:
-        """After the device, or the function that it is behind; else a name of its own."""
-        owner = self.parent if self.id is None and isinstance(self.parent, Device) else self
-        name = getattr(owner, "id", None)
-        if name is not None:
-            return f"{name}.0"
-        taken = {node.bus_name for node in self.root.walk() if isinstance(node, ScsiBus)}
-        return next(f"scsi.{n}" for n in range(len(taken) + 1) if f"scsi.{n}" not in taken)
 
     def unrealize(self) -> None:
         """The bus goes with it; commands under way come to nothing."""
