@@ -6,46 +6,21 @@ Source of rules: QEMU 10.0, blockdev.c and block/monitor/bitmap-qmp-cmds.c.
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from qemud._generated.commands.block_changes import BlockChangesCommands
 from qemud._generated.commands.transaction import TransactionCommands
-from qemud.block.jobs.manager import jobs_of
+from qemud.block.jobs.handlers import JobsRoom
 from qemud.block.jobs.transaction import Action, Context, carry_out, transact
 
 if TYPE_CHECKING:
     from qemud._generated.types.block_changes import BlockDirtyBitmapSha256, DriveBackup, DriveMirror
     from qemud._generated.types.block_create import BlockdevCreateOptions
     from qemud._generated.types.transaction import TransactionAction, TransactionProperties
-    from qemud.block.graph import Graph
-    from qemud.block.jobs.manager import Jobs
 
 
-class Services(Protocol):
-    """What these handlers need of the process."""
-
-    @property
-    def block(self) -> Graph:
-        """The graph of block nodes."""
-
-    @property
-    def vm(self) -> Any:
-        """The machine."""
-
-
-class BlockChangesHandlers(BlockChangesCommands):
+class BlockChangesHandlers(JobsRoom, BlockChangesCommands):
     """Handlers of `block-changes.json`."""
-
-    def __init__(self, services: Services) -> None:
-        self._services = services
-
-    @property
-    def _graph(self) -> Graph:
-        return self._services.block
-
-    @property
-    def _jobs(self) -> Jobs:
-        return jobs_of(self._graph)
 
     async def blockdev_create(self, *, job_id: str, options: BlockdevCreateOptions) -> None:
         """`blockdev-create`."""
@@ -145,17 +120,14 @@ class BlockChangesHandlers(BlockChangesCommands):
             await change_backing_file(self._graph, device, image_node_name, backing_file)
 
 
-class TransactionHandlers(TransactionCommands):
+class TransactionHandlers(JobsRoom, TransactionCommands):
     """Handlers of `transaction.json`."""
-
-    def __init__(self, services: Services) -> None:
-        self._services = services
 
     async def transaction(
         self, *, actions: list[TransactionAction], properties: TransactionProperties | None
     ) -> None:
         """`transaction`."""
-        jobs = jobs_of(self._services.block)
+        jobs = self._jobs
         grouped = properties is not None and properties.completion_mode.value == "grouped"
         async with jobs.turn:
             await transact(jobs, actions, grouped=grouped, clock=self._now)

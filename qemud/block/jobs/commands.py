@@ -5,43 +5,22 @@ Source of rules and texts: QEMU 10.0, job-qmp.c and blockdev.c.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from qemud._generated.commands.block_jobs import BlockJobsCommands
 from qemud._generated.commands.job import JobCommands
 from qemud._generated.types.job import JobVerb
 from qemud.block.jobs.blockjob import BlockJob
-from qemud.block.jobs.manager import jobs_of
+from qemud.block.jobs.handlers import JobsRoom
 from qemud.qapi.runtime.errors import DeviceNotActive, GenericError
 
 if TYPE_CHECKING:
     from qemud._generated.types.block_jobs import BlockdevBackup, BlockJobChangeOptions, BlockJobInfo
     from qemud._generated.types.job import JobInfo
-    from qemud.block.graph import Graph
-    from qemud.block.jobs.manager import Jobs
 
 
-class Services(Protocol):
-    """What these handlers need of the process."""
-
-    @property
-    def block(self) -> Graph:
-        """The graph of block nodes, made when it is asked for."""
-
-    @property
-    def has_block(self) -> bool:
-        """Whether it has been made."""
-
-
-class JobHandlers(JobCommands):
+class JobHandlers(JobsRoom, JobCommands):
     """Handlers of `job.json`."""
-
-    def __init__(self, services: Services) -> None:
-        self._services = services
-
-    @property
-    def _jobs(self) -> Jobs:
-        return jobs_of(self._services.block)
 
     async def query_jobs(self) -> list[JobInfo]:
         """`query-jobs`."""
@@ -81,19 +60,8 @@ class JobHandlers(JobCommands):
             await self._jobs.finalize(self._jobs.find(id))
 
 
-class BlockJobsHandlers(BlockJobsCommands):
+class BlockJobsHandlers(JobsRoom, BlockJobsCommands):
     """Handlers of `block-jobs.json`."""
-
-    def __init__(self, services: Services) -> None:
-        self._services = services
-
-    @property
-    def _graph(self) -> Graph:
-        return self._services.block
-
-    @property
-    def _jobs(self) -> Jobs:
-        return jobs_of(self._graph)
 
     def _find(self, name: str) -> BlockJob:
         job = self._jobs.get(name)
