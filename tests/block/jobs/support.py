@@ -182,3 +182,12 @@ def image(path: Path, size: int, *, seed: int = 1, density: float = 0.5) -> byte
                 file.seek(start)
                 file.write(data[start : start + length])
     return bytes(data)
+
+
+async def disks(client: Client, folder: Path, size: int, *, density: float = 0.5, **options: Any) -> bytes:
+    """Nodes "source", with the content that is returned, and "copy", of zeroes and with these options."""
+    data = image(folder / "source.img", size, density=density)
+    (folder / "copy.img").write_bytes(bytes(size))
+    await client.file("source", folder / "source.img")
+    await client.file("copy", folder / "copy.img", **options)
+    return data

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qemud.qapi.runtime.errors import GenericError
-from tests.block.jobs.support import MIB, Client, Guest, image, run
+from tests.block.jobs.support import MIB, Client, Guest, disks, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,17 +17,9 @@ SIZE = 5 * MIB + 512
 ROUNDED = 5 * MIB + 65536
 
 
-async def disks(client: Client, folder: Path, **options: Any) -> bytes:
-    data = image(folder / "source.img", SIZE)
-    (folder / "copy.img").write_bytes(bytes(SIZE))
-    await client.file("source", folder / "source.img")
-    await client.file("copy", folder / "copy.img", **options)
-    return data
-
-
 def test_events_come_in_the_order_that_libvirt_has_recorded(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
-        data = await disks(client, tmp_path)
+        data = await disks(client, tmp_path, SIZE)
         guest = Guest(client, "source", data)
         await client(
             "blockdev-backup", job_id="j", device="source", target="copy", sync="full", auto_dismiss=False
@@ -49,7 +41,7 @@ def test_events_come_in_the_order_that_libvirt_has_recorded(tmp_path: Path) -> N
 @pytest.mark.parametrize("seed", range(4))
 def test_the_copy_is_the_disk_as_it_was(tmp_path: Path, discard: str, seed: int) -> None:
     async def test(client: Client) -> None:
-        data = await disks(client, tmp_path, discard=discard)
+        data = await disks(client, tmp_path, SIZE, discard=discard)
         guest = Guest(client, "source", data, seed)
         writing = [asyncio.create_task(guest.keep_writing()) for _ in range(1)]
         await guest.more()
@@ -86,7 +78,7 @@ def test_the_copy_is_the_disk_as_it_was(tmp_path: Path, discard: str, seed: int)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_backup_that_is_cancelled_at_any_moment_leaves_the_disk_alone(tmp_path: Path, seed: int) -> None:
     async def test(client: Client) -> None:
-        data = await disks(client, tmp_path)
+        data = await disks(client, tmp_path, SIZE)
         guest = Guest(client, "source", data, seed)
         writing = asyncio.create_task(guest.keep_writing())
         for _ in range(8):
@@ -115,7 +107,7 @@ def test_a_backup_that_is_cancelled_at_any_moment_leaves_the_disk_alone(tmp_path
 
 def test_with_sync_none_only_what_is_overwritten_is_copied(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
-        data = await disks(client, tmp_path)
+        data = await disks(client, tmp_path, SIZE)
         guest = Guest(client, "source", data)
         await client("blockdev-backup", job_id="j", device="hd0", target="copy", sync="none")
         await guest.backend.writev(100_000, [memoryview(b"x" * 10)])
@@ -135,7 +127,7 @@ def test_with_sync_none_only_what_is_overwritten_is_copied(tmp_path: Path) -> No
 @pytest.mark.parametrize("mode", ["on-success", "always", "never"])
 def test_a_bitmap_says_what_is_copied_and_records_anew(tmp_path: Path, mode: str, fails: bool) -> None:
     async def test(client: Client) -> None:
-        data = await disks(client, tmp_path)
+        data = await disks(client, tmp_path, SIZE)
         guest = Guest(client, "source", data)
         await client("block-dirty-bitmap-add", node="source", name="b0", granularity=65536)
         await guest.backend.writev(65536, [memoryview(b"x" * 65536)])
@@ -180,7 +172,7 @@ async def bitmap(client: Client) -> dict[str, Any]:
 
 def test_what_cannot_be_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
-        await disks(client, tmp_path)
+        await disks(client, tmp_path, SIZE)
         (tmp_path / "small.img").write_bytes(bytes(MIB))
         await client.file("small", tmp_path / "small.img")
         await client("block-dirty-bitmap-add", node="source", name="b0")

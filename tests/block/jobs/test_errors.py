@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.block.jobs.support import MIB, Client, Guest, image, run
+from tests.block.jobs.support import MIB, Client, Guest, disks, image, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,14 +38,6 @@ class Fault:
         self.broken = False
 
 
-async def disks(client: Client, folder: Path) -> bytes:
-    data = image(folder / "source.img", SIZE, density=1.0)
-    (folder / "copy.img").write_bytes(bytes(SIZE))
-    await client.file("source", folder / "source.img")
-    await client.file("copy", folder / "copy.img")
-    return data
-
-
 @pytest.mark.parametrize("command", ["blockdev-mirror", "blockdev-backup"])
 @pytest.mark.parametrize("side", ["source", "target"])
 @pytest.mark.parametrize(
@@ -62,7 +54,7 @@ def test_an_error(tmp_path: Path, command: str, side: str, how: tuple[str, int, 
     policy, number, action = how
 
     async def test(client: Client) -> None:
-        data = await disks(client, tmp_path)
+        data = await disks(client, tmp_path, SIZE, density=1.0)
         guest = Guest(client, "source", data)
         reads = side == "source"
         fault = Fault(client, "source" if reads else "copy", "do_readv" if reads else "do_writev", number)
@@ -110,7 +102,7 @@ def test_an_error(tmp_path: Path, command: str, side: str, how: tuple[str, int, 
 
 def test_a_mirror_that_fails_while_it_is_ready(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
-        data = await disks(client, tmp_path)
+        data = await disks(client, tmp_path, SIZE, density=1.0)
         guest = Guest(client, "source", data)
         for mode in ("background", "write-blocking"):
             await client(
@@ -134,7 +126,7 @@ def test_a_mirror_that_fails_while_it_is_ready(tmp_path: Path) -> None:
 
 def test_a_guest_cannot_overwrite_what_could_not_be_copied(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
-        data = await disks(client, tmp_path)
+        data = await disks(client, tmp_path, SIZE, density=1.0)
         guest = Guest(client, "source", data)
         await client("blockdev-backup", job_id="j", device="source", target="copy", sync="none")
         fault = Fault(client, "copy", "do_writev", errno.ENOSPC)

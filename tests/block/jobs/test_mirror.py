@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from qemud.qapi.runtime.errors import GenericError
-from tests.block.jobs.support import MIB, Client, Guest, image, qemu_img, run
+from tests.block.jobs.support import MIB, Client, Guest, disks, qemu_img, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,17 +16,9 @@ if TYPE_CHECKING:
 SIZE = 5 * MIB + 512
 
 
-async def disks(client: Client, folder: Path, **options: Any) -> bytes:
-    data = image(folder / "source.img", SIZE)
-    (folder / "copy.img").write_bytes(bytes(SIZE))
-    await client.file("source", folder / "source.img")
-    await client.file("copy", folder / "copy.img", **options)
-    return data
-
-
 def test_events_come_in_the_order_that_libvirt_has_recorded(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
-        await disks(client, tmp_path)
+        await disks(client, tmp_path, SIZE)
         guest = Guest(client, "source")
         await client(
             "blockdev-mirror", job_id="j", device="source", target="copy", sync="full", auto_dismiss=False
@@ -80,7 +72,7 @@ def test_the_copy_is_the_disk_when_the_guest_moves_to_it(
     tmp_path: Path, copy_mode: str, discard: str, seed: int
 ) -> None:
     async def test(client: Client) -> None:
-        data = await disks(client, tmp_path, discard=discard)
+        data = await disks(client, tmp_path, SIZE, discard=discard)
         guest = Guest(client, "source", data, seed)
         writing = asyncio.create_task(guest.keep_writing())
         await client(
@@ -115,7 +107,7 @@ def test_the_copy_is_the_disk_when_the_guest_moves_to_it(
 @pytest.mark.parametrize("seed", range(4))
 def test_a_mirror_that_is_cancelled_at_any_moment_leaves_the_disk_alone(tmp_path: Path, seed: int) -> None:
     async def test(client: Client) -> None:
-        data = await disks(client, tmp_path)
+        data = await disks(client, tmp_path, SIZE)
         guest = Guest(client, "source", data, seed)
         writing = asyncio.create_task(guest.keep_writing())
         for _ in range(8):
@@ -140,7 +132,7 @@ def test_a_mirror_that_is_cancelled_at_any_moment_leaves_the_disk_alone(tmp_path
 
 def test_a_ready_mirror_that_is_cancelled_without_force_leaves_a_copy_of_that_moment(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
-        data = await disks(client, tmp_path)
+        data = await disks(client, tmp_path, SIZE)
         guest = Guest(client, "source", data)
         await client(
             "blockdev-mirror", job_id="j", device="hd0", target="copy", sync="full", filter_node_name="top"
@@ -163,7 +155,7 @@ def test_a_ready_mirror_that_is_cancelled_without_force_leaves_a_copy_of_that_mo
 
 def test_only_what_is_new_is_copied_with_sync_none(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
-        data = await disks(client, tmp_path)
+        data = await disks(client, tmp_path, SIZE)
         guest = Guest(client, "source", data)
         await client(
             "blockdev-mirror", job_id="j", device="hd0", target="copy", sync="none", granularity=4096
@@ -182,7 +174,7 @@ def test_only_what_is_new_is_copied_with_sync_none(tmp_path: Path) -> None:
 
 def test_pause_speed_and_resume(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
-        await disks(client, tmp_path)
+        await disks(client, tmp_path, SIZE)
         await client("blockdev-mirror", job_id="j", device="source", target="copy", sync="full", speed=65536)
         await client("job-pause", id="j")
         await client.status("j", "paused")
@@ -218,7 +210,7 @@ def test_pause_speed_and_resume(tmp_path: Path) -> None:
 
 def test_what_cannot_be_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
-        await disks(client, tmp_path)
+        await disks(client, tmp_path, SIZE)
         (tmp_path / "small.img").write_bytes(bytes(MIB))
         await client.file("small", tmp_path / "small.img")
 
@@ -276,7 +268,7 @@ def test_what_cannot_be_is_refused_and_changes_nothing(tmp_path: Path) -> None:
 
 def test_copy_mode_can_be_changed_once(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
-        data = await disks(client, tmp_path)
+        data = await disks(client, tmp_path, SIZE)
         guest = Guest(client, "source", data)
         await client("blockdev-mirror", job_id="j", device="source", target="copy", sync="full")
         await client.until("BLOCK_JOB_READY")
