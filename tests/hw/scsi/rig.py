@@ -14,26 +14,17 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from qemud._generated.types.hw_riscv import VirtioMmioOptions
-from qemud.block.graph import Graph
 from qemud.hw.scsi.disk import ScsiCd, ScsiDisk, ScsiHd
-from qemud.hw.virtio.mmio import Reg, VirtioMmio
+from qemud.hw.virtio.mmio import Reg
 from qemud.hw.virtio.scsi import VirtioScsi
-from qemud.machine.thread import MachineThread
-from qemud.machine.vm import VirtualMachine
 from qemud.qapi.runtime.check import parse_type
-from qemud.qom.device import reset_tree
-from qemud.qom.object import Root
-from tests.hw.virtio.driver import Driver, add_ram
+from tests.hw.virtio.slot import DiskRig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
-
-T = TypeVar("T")
 
 CONTROL, EVENT, COMMANDS = range(3)
 GOOD, CHECK = 0, 2
@@ -57,40 +48,25 @@ def address(target: int = 0, lun: int = 0) -> bytes:
     return bytes([1, target, high, lun & 0xFF, 0, 0, 0, 0])
 
 
-class ScsiRig:
+class ScsiRig(DiskRig):
     """See the module."""
 
     def __init__(self, folder: Path, *, slow: bool = False, legacy: bool = False, **options: Any) -> None:
+        super().__init__()
         self.folder = folder
         self.slow = slow
         self.legacy = legacy
         self.options = options
-        self.events: list[tuple[str, Any]] = []
-        self.gate = asyncio.Event()
-        self.began = 0
         self.disks: list[ScsiDisk] = []
 
     async def __aenter__(self) -> Self:
-        self.graph = Graph(self.emit)
-        self.thread = MachineThread()
-        self.vm = VirtualMachine(self.thread, self.emit, lambda _status: None)
-        self.services = SimpleNamespace(block=self.graph, vm=self.vm)
-        self.thread.start()
-        await self.call(self.thread.attach_clock, self.vm.clock)
-        await self.call(add_ram, self.vm)
-        self.root = Root()
-        self.slot = self.root.add_child("slot", VirtioMmio(VirtioMmioOptions(force_legacy=self.legacy)))
-        await self.call(self.slot.bring_up, self.vm)
-        self.vm.reset_devices = lambda: reset_tree(self.root)
-        self.driver = Driver(self.vm, self.slot)  # type: ignore[arg-type]  # the real one has what it needs
+        await self.open_slot(legacy=self.legacy)
         self.adapter = VirtioScsi(parse_type("VirtioScsiOptions", self.options))
         self.adapter.id = "scsi0"
-        self.root.add_child("scsi0", self.adapter)
         try:
-            await self.call(self.adapter.bring_up, self.vm, self.slot.virtio_bus)
-            await self.call(reset_tree, self.adapter)
+            await self.plug_in("scsi0", self.adapter, self.slot.virtio_bus)
         except BaseException:
-            await self._close()
+            await self.close_slot()
             raise
         return self
 
@@ -98,21 +74,10 @@ class ScsiRig:
         self.gate.set()
         for disk in tuple(self.disks):
             if disk.realized:
-                await self.remove(disk)
+                await self.take_out(disk)
         if self.adapter.realized:
-            await self.call(self.adapter.take_down)
-            await self.adapter.settled()
-        await self._close()
-
-    async def _close(self) -> None:
-        await self.thread.end()
-        await self.graph.close()
-
-    def emit(self, name: str, data: Any) -> None:
-        self.events.append((name, data))
-
-    async def call(self, fn: Callable[..., T], *arguments: Any) -> T:
-        return await self.vm.mailboxes.call(fn, *arguments)
+            await self.take_out(self.adapter)
+        await self.close_slot()
 
     # Devices.
 
@@ -129,24 +94,7 @@ class ScsiRig:
         }
         await self.graph.add(parse_type("BlockdevOptions", options))
         if self.slow:
-            self._slow_down(name)
-
-    def _slow_down(self, name: str) -> None:
-        node = self.graph.nodes[name]
-        file = node.children["file"]
-        for method in ("do_readv", "do_writev", "do_flush_to_disk", "do_discard", "do_write_zeroes"):
-            setattr(file, method, self._gated(getattr(file, method)))
-        for each in (node, file):
-            for method in ("read_now", "write_now"):
-                setattr(each, method, lambda *_: False)
-
-    def _gated(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        async def gated(*arguments: Any, **keywords: Any) -> Any:
-            self.began += 1
-            await self.gate.wait()
-            return await work(*arguments, **keywords)
-
-        return gated
+            self.slow_down(name)
 
     async def add(
         self,
@@ -165,34 +113,16 @@ class ScsiRig:
         cls, struct_name = (ScsiHd, "ScsiHdOptions") if kind == "scsi-hd" else (ScsiCd, "ScsiCdOptions")
         disk: ScsiDisk = cls(parse_type(struct_name, given))
         disk.id = f"disk{len(self.disks)}"
-        self.root.add_child(disk.id, disk)
-        bus = self.adapter.scsi_bus
         gate_was_set = self.gate.is_set()
         self.gate.set()
         try:
-            await disk.claim(self.services)
-            try:
-                await self.call(disk.bring_up, self.vm, bus)
-                await self.call(reset_tree, disk)
-                await self.call(bus.plugged, disk)
-            except BaseException:
-                await disk.give_up()
-                raise
-        except BaseException:
-            disk.unparent()
-            raise
+            await self.plug_in(disk.id, disk, self.adapter.scsi_bus)
         finally:
             if not gate_was_set:
                 self.gate.clear()
         self.began = 0
         self.disks.append(disk)
         return disk
-
-    async def remove(self, disk: ScsiDisk) -> None:
-        await self.call(disk.take_down)
-        await disk.settled()
-        await disk.give_up()
-        disk.unparent()
 
     # The driver.
 

@@ -93,7 +93,7 @@ def test_devices_come_and_go(tmp_path: Path) -> None:
             assert (await rig.command(bytes(6), lun=0)).status == GOOD
             assert (await rig.command(bytes(6), target=5, lun=300)).sense == (6, 0x29, 0)
             assert (await rig.command(READ, room=4096, target=5, lun=300)).data == CONTENT[:4096]
-            await rig.remove(second)
+            await rig.take_out(second)
             assert await rig.event() == (TRANSPORT_RESET, address(5, 300), 2)
             luns = struct.pack(">BBBBBBIBB", 0xA0, 0, 0, 0, 0, 0, 64, 0, 0)
             assert (await rig.command(luns, room=64)).status == GOOD

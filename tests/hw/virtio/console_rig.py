@@ -12,26 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
-from qemud._generated.types.hw_riscv import VirtioMmioOptions
 from qemud.chardev.registry import Chardevs
 from qemud.hw.virtio.console import VirtioSerial
-from qemud.hw.virtio.mmio import Reg, VirtioMmio
+from qemud.hw.virtio.mmio import Reg
 from qemud.hw.virtio.serial_port import VirtConsole, VirtSerialPort
-from qemud.machine.thread import MachineThread
-from qemud.machine.vm import VirtualMachine
 from qemud.qapi.runtime.check import parse_type
-from qemud.qom.device import reset_tree
-from qemud.qom.object import Root
-from tests.hw.virtio.driver import Driver, add_ram
+from tests.hw.virtio.slot import SlotRig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-T = TypeVar("T")
 MESSAGE = struct.Struct("<IHH")
 READY, ADD, REMOVE, PORT_READY, CONSOLE, _, OPEN, NAME = range(8)
 MULTIPORT = 1 << 1
@@ -47,47 +39,30 @@ def output_of(number: int) -> int:
     return 2 * number + 3 if number else 1
 
 
-class ConsoleRig:
+class ConsoleRig(SlotRig):
     """See the module."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
+        super().__init__()
         self.folder = folder
         self.options = {"max_ports": PORTS, **options}
-        self.events: list[tuple[str, Any]] = []
         self.ports: list[VirtSerialPort] = []
 
     async def __aenter__(self) -> Self:
-        self.thread = MachineThread()
-        self.vm = VirtualMachine(self.thread, self.emit, lambda _status: None)
-        self.chardevs = Chardevs()
-        self.services = SimpleNamespace(chardevs=self.chardevs, vm=self.vm, emit=self.emit)
-        self.thread.start()
-        await self.call(self.thread.attach_clock, self.vm.clock)
-        await self.call(add_ram, self.vm)
+        await self.open_slot()
+        self.chardevs = self.services.chardevs = Chardevs()
         await self.call(self.vm.clock.start)
-        self.root = Root()
-        self.slot = self.root.add_child("slot", VirtioMmio(VirtioMmioOptions(force_legacy=False)))
-        await self.call(self.slot.bring_up, self.vm)
-        self.driver = Driver(self.vm, self.slot)  # type: ignore[arg-type]  # the real one has what it needs
         self.serial = VirtioSerial(parse_type("VirtioSerialOptions", self.options))
         self.serial.id = "serial0"
-        self.root.add_child("serial0", self.serial)
-        await self.call(self.serial.bring_up, self.vm, self.slot.virtio_bus)
-        await self.call(reset_tree, self.serial)
+        await self.plug_in("serial0", self.serial, self.slot.virtio_bus)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         for port in tuple(self.ports):
             await self.remove(port)
-        await self.call(self.serial.take_down)
-        await self.thread.end()
+        await self.take_out(self.serial)
+        await self.close_slot()
         self.chardevs.close_now()
-
-    def emit(self, name: str, data: Any) -> None:
-        self.events.append((name, data))
-
-    async def call(self, fn: Callable[..., T], *arguments: Any) -> T:
-        return await self.vm.mailboxes.call(fn, *arguments)
 
     # Ports.
 
@@ -102,28 +77,12 @@ class ConsoleRig:
         cls = VirtConsole if kind == "virtconsole" else VirtSerialPort
         port: VirtSerialPort = cls(parse_type("VirtSerialPortOptions", options))
         port.id = f"port{len(self.root.children)}"
-        self.root.add_child(port.id, port)
-        bus = self.serial.serial_bus
-        try:
-            await port.claim(self.services)
-            try:
-                await self.call(port.bring_up, self.vm, bus)
-                await self.call(reset_tree, port)
-                await self.call(bus.plugged, port)
-            except BaseException:
-                await port.give_up()
-                raise
-        except BaseException:
-            port.unparent()
-            raise
+        await self.plug_in(port.id, port, self.serial.serial_bus)
         self.ports.append(port)
         return port
 
     async def remove(self, port: VirtSerialPort) -> None:
-        await self.call(port.take_down)
-        await port.settled()
-        await port.give_up()
-        port.unparent()
+        await self.take_out(port)
         self.ports.remove(port)
 
     async def connect(self, chardev: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

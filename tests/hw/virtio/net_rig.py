@@ -10,26 +10,18 @@ The network is an end of a cable that keeps what it gets.
 from __future__ import annotations
 
 import contextlib
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from qemud._generated.types.hw_riscv import VirtioMmioOptions
 from qemud.hw.virtio import net as card
-from qemud.hw.virtio.mmio import Reg, VirtioMmio
+from qemud.hw.virtio.mmio import Reg
 from qemud.hw.virtio.net import VirtioNet
-from qemud.machine.thread import MachineThread
-from qemud.machine.vm import VirtualMachine
 from qemud.net.offload import Offload
 from qemud.qapi.runtime.check import parse_type
-from qemud.qom.device import reset_tree
-from qemud.qom.object import Root
-from tests.hw.virtio.driver import Driver, add_ram
+from tests.hw.virtio.slot import SlotRig
 from tests.net.support import End, Rig, rig
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-T = TypeVar("T")
+    from collections.abc import AsyncIterator
 
 NOTHING = Offload()
 ALL = Offload(csum=True, tso4=True, tso6=True, ecn=True, ufo=True)
@@ -57,61 +49,35 @@ class Backend(End):
         self.wanted.append(offload)
 
 
-class Machine:
+class Machine(SlotRig):
     """A machine thread, a slot, the card in it, its driver, and the network."""
 
     def __init__(self, networks: Rig, offload: Offload, options: dict[str, Any], *, legacy: bool) -> None:
+        super().__init__()
         self.here = networks
+        self.events = networks.events
         self.end = Backend("n", offload)
         networks.networks.clients.append(self.end)
-        self.thread = MachineThread()
-        self.vm = VirtualMachine(
-            self.thread, lambda name, data: networks.events.append((name, data)), lambda _: None
-        )
-        self.services = SimpleNamespace(net=networks.networks, vm=self.vm, emit=self.vm.emit)
         self.options = {"netdev": "n", **options}
         self.legacy = legacy
 
     async def open(self) -> None:
-        self.thread.start()
-        await self.call(self.thread.attach_clock, self.vm.clock)
-        await self.call(add_ram, self.vm)
-        self.root = Root()
-        self.slot = self.root.add_child("slot", VirtioMmio(VirtioMmioOptions(force_legacy=self.legacy)))
-        await self.call(self.slot.bring_up, self.vm)
-        self.vm.reset_devices = lambda: reset_tree(self.root)
-        self.driver = Driver(self.vm, self.slot)  # type: ignore[arg-type]  # the real one has what it needs
+        await self.open_slot(legacy=self.legacy)
+        self.services.net = self.here.networks
         await self.plug()
         await self.vm.cont()
 
     async def plug(self) -> None:
         self.device = VirtioNet(parse_type("VirtioNetOptions", self.options))
-        self.root.add_child("net", self.device)
-        try:
-            await self.device.claim(self.services)
-            try:
-                await self.call(self.device.bring_up, self.vm, self.slot.virtio_bus)
-            except BaseException:
-                await self.device.give_up()
-                raise
-        except BaseException:
-            self.device.unparent()
-            raise
-        await self.call(reset_tree, self.device)
+        await self.plug_in("net", self.device, self.slot.virtio_bus)
 
     async def unplug(self) -> None:
-        await self.call(self.device.take_down)
-        await self.device.settled()
-        await self.device.give_up()
-        self.device.unparent()
+        await self.take_out(self.device)
 
     async def close(self) -> None:
         if self.device.realized:
             await self.unplug()
-        await self.thread.end()
-
-    async def call(self, fn: Callable[..., T], *arguments: Any) -> T:
-        return await self.vm.mailboxes.call(fn, *arguments)
+        await self.close_slot()
 
     async def start(self, wanted: int = ~0, *, packed: bool = False, size: int = 64) -> None:
         await self.call(lambda: self.driver.start(wanted, size=size, count=3, packed=packed))

@@ -12,32 +12,23 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
-from qemud._generated.types.hw_riscv import VirtioMmioOptions
 from qemud._generated.types.virtio import VirtioBlkOptions
-from qemud.block.graph import Graph
 from qemud.hw.virtio.blk import VirtioBlk
-from qemud.hw.virtio.mmio import Reg, VirtioMmio
-from qemud.machine.thread import MachineThread
-from qemud.machine.vm import VirtualMachine
+from qemud.hw.virtio.mmio import Reg
 from qemud.qapi.runtime.check import parse_type
-from qemud.qom.device import reset_tree
-from qemud.qom.object import Root
-from tests.hw.virtio.driver import Driver, add_ram
+from tests.hw.virtio.slot import DiskRig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
-
-T = TypeVar("T")
 
 HEADER = struct.Struct("<IIQ")
 OK, IOERR, UNSUPP = range(3)
 
 
-class Rig:
+class Rig(DiskRig):
     """See the module."""
 
     def __init__(
@@ -51,6 +42,7 @@ class Rig:
         options: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> None:
+        super().__init__()
         path.write_bytes(content)
         self.path = path
         self.slow = slow
@@ -62,31 +54,17 @@ class Rig:
         }
         self.node_options.update(node or {})
         self.options = {"drive": "n0", **more, **(options or {})}
-        self.events: list[tuple[str, Any]] = []
-        self.gate = asyncio.Event()
-        self.began = 0
 
     async def __aenter__(self) -> Self:
-        self.graph = Graph(self.emit)
         await self.graph.add(parse_type("BlockdevOptions", self.node_options))
         self.node = self.graph.nodes["n0"]
         if self.slow:
-            self._slow_down()
-        self.thread = MachineThread()
-        self.vm = VirtualMachine(self.thread, self.emit, lambda _status: None)
-        self.services = SimpleNamespace(block=self.graph, vm=self.vm)
-        self.thread.start()
-        await self.call(self.thread.attach_clock, self.vm.clock)
-        await self.call(add_ram, self.vm)
-        self.root = Root()
-        self.slot = self.root.add_child("slot", VirtioMmio(VirtioMmioOptions(force_legacy=self.legacy)))
-        await self.call(self.slot.bring_up, self.vm)
-        self.vm.reset_devices = lambda: reset_tree(self.root)
-        self.driver = Driver(self.vm, self.slot)  # type: ignore[arg-type]  # the real one has what it needs
+            self.slow_down("n0")
+        await self.open_slot(legacy=self.legacy)
         try:
             await self.plug()
         except BaseException:
-            await self._close()
+            await self.close_slot()
             raise
         return self
 
@@ -94,54 +72,18 @@ class Rig:
         self.gate.set()
         if self.device.realized:
             await self.unplug()
-        await self._close()
-
-    async def _close(self) -> None:
-        await self.thread.end()
-        await self.graph.close()
-
-    def emit(self, name: str, data: Any) -> None:
-        self.events.append((name, data))
-
-    def _slow_down(self) -> None:
-        file = self.node.children["file"]
-        for name in ("do_readv", "do_writev", "do_flush_to_disk", "do_discard", "do_write_zeroes"):
-            setattr(file, name, self._gated(getattr(file, name)))
-        for node in (self.node, file):
-            for name in ("read_now", "write_now"):
-                setattr(node, name, lambda *_: False)
-
-    def _gated(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        async def gated(*arguments: Any, **keywords: Any) -> Any:
-            self.began += 1
-            await self.gate.wait()
-            return await work(*arguments, **keywords)
-
-        return gated
+        await self.close_slot()
 
     async def plug(self) -> None:
         self.device = VirtioBlk(parse_type("VirtioBlkOptions", self.options))
         assert isinstance(self.device.options, VirtioBlkOptions)
-        self.root.add_child("disk", self.device)
-        try:
-            self.gate.set()
-            await self.device.claim(self.services)
-            self.gate.clear()
-            self.began = 0
-            await self.call(self.device.bring_up, self.vm, self.slot.virtio_bus)
-            await self.call(reset_tree, self.device)
-        except BaseException:
-            self.device.unparent()
-            raise
+        self.gate.set()
+        await self.plug_in("disk", self.device, self.slot.virtio_bus)
+        self.gate.clear()
+        self.began = 0
 
     async def unplug(self) -> None:
-        await self.call(self.device.take_down)
-        await self.device.settled()
-        await self.device.give_up()
-        self.device.unparent()
-
-    async def call(self, fn: Callable[..., T], *arguments: Any) -> T:
-        return await self.vm.mailboxes.call(fn, *arguments)
+        await self.take_out(self.device)
 
     async def start(self, wanted: int = ~0, *, size: int = 64, packed: bool = False, count: int = 1) -> None:
         await self.call(lambda: self.driver.start(wanted, size=size, packed=packed, count=count))

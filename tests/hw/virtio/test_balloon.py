@@ -6,7 +6,7 @@ import asyncio
 import random
 import struct
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self
 
 import pytest
 
@@ -14,19 +14,13 @@ from qemud._generated.types.hw_riscv import VirtioMmioOptions
 from qemud.hw.virtio.balloon import VirtioBalloon
 from qemud.hw.virtio.balloon_commands import BalloonHandlers
 from qemud.hw.virtio.mmio import Reg, VirtioMmio
-from qemud.machine.thread import MachineThread
-from qemud.machine.vm import VirtualMachine
 from qemud.qapi.runtime.check import parse_type
 from qemud.qapi.runtime.errors import DeviceNotActive, GenericError
 from qemud.qom.device import reset_tree
 from qemud.qom.machine import Machine
-from qemud.qom.object import Root
-from tests.hw.virtio.driver import BASE, BUFFERS, RAM, Driver, add_ram
+from tests.hw.virtio.driver import BASE, BUFFERS, RAM
+from tests.hw.virtio.slot import SlotRig
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-T = TypeVar("T")
 PAGE = 4096
 INFLATE, DEFLATE, FIGURES, REPORTING = range(4)
 UNKNOWN = (1 << 64) - 1
@@ -38,43 +32,32 @@ class Board(Machine, type_name="test-balloon-board"):
     ram_size = RAM
 
 
-class Rig:
+class Rig(SlotRig):
     """A machine with a balloon, all of it real but the processor and the board."""
 
     def __init__(self, **options: Any) -> None:
+        super().__init__()
         self.options = options
-        self.events: list[tuple[str, Any]] = []
         self.written: list[tuple[int, int]] = []
 
     async def __aenter__(self) -> Self:
-        self.thread = MachineThread()
-        self.vm = VirtualMachine(self.thread, self.emit, lambda _status: None)
-        self.thread.start()
-        await self.call(self.thread.attach_clock, self.vm.clock)
-        await self.call(add_ram, self.vm)
+        await self.open_slot()
         await self.call(self.vm.clock.start)
         self.vm.memory.add_listener(self)
-        self.root = Root()
-        self.board = self.root.add_child("machine", Board())
-        self.services = SimpleNamespace(vm=self.vm, emit=self.emit, tree=SimpleNamespace(root=self.root))
+        self.services.tree = SimpleNamespace(root=self.root)
         self.commands = BalloonHandlers(self.services)  # type: ignore[arg-type]  # as much as it needs
-        self.slot = self.board.add_child("slot", VirtioMmio(VirtioMmioOptions(force_legacy=False)))
-        await self.call(self.slot.bring_up, self.vm)
-        self.driver = Driver(self.vm, self.slot)  # type: ignore[arg-type]  # the real one has what it needs
         self.balloon = VirtioBalloon(parse_type("VirtioBalloonOptions", self.options))
-        self.board.peripheral.add_child("balloon0", self.balloon)
-        await self.balloon.claim(self.services)
-        await self.call(self.balloon.bring_up, self.vm, self.slot.virtio_bus)
-        await self.call(reset_tree, self.balloon)
+        await self.plug_in("balloon0", self.balloon, self.slot.virtio_bus, owner=self.machine.peripheral)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         if self.balloon.realized:
-            await self.call(self.balloon.take_down)
-        await self.thread.end()
+            await self.take_out(self.balloon)
+        await self.close_slot()
 
-    def emit(self, name: str, data: Any) -> None:
-        self.events.append((name, data))
+    def board(self) -> Board:
+        self.machine = self.root.add_child("machine", Board())
+        return self.machine
 
     # A listener of the address space.
 
@@ -86,9 +69,6 @@ class Rig:
         self.written += segments
 
     # The driver.
-
-    async def call(self, fn: Callable[..., T], *arguments: Any) -> T:
-        return await self.vm.mailboxes.call(fn, *arguments)
 
     async def start(self) -> None:
         count = 4 if self.options.get("free-page-reporting") else 3
@@ -223,8 +203,8 @@ def test_no_balloon_and_no_second_one() -> None:
     async def main() -> None:
         async with Rig() as rig:
             second = VirtioBalloon(parse_type("VirtioBalloonOptions", {}))
-            rig.board.peripheral.add_child("balloon1", second)
-            slot = rig.board.add_child("slot1", VirtioMmio(VirtioMmioOptions(), number=1))
+            rig.machine.peripheral.add_child("balloon1", second)
+            slot = rig.machine.add_child("slot1", VirtioMmio(VirtioMmioOptions(), number=1))
             await rig.call(slot.bring_up, rig.vm)
             with pytest.raises(GenericError, match="Only one balloon device is supported"):
                 await rig.call(second.bring_up, rig.vm, slot.virtio_bus)
