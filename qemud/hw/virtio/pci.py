@@ -18,7 +18,7 @@ from types import new_class
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qemud._generated.types.common import OnOffAuto
-from qemud._generated.types.pci import VirtioPciOptions, VirtioPciState
+from qemud._generated.types.virtio_pci import VirtioPciOptions, VirtioPciState
 from qemud.hw.pci.device import PciDevice
 from qemud.hw.pci.express import add_endpoint_controls, add_express, add_power_management
 from qemud.hw.pci.msix import MAX_VECTORS, NO_VECTOR, Msix
@@ -321,7 +321,7 @@ def _power_of_two(size: int) -> int:
 
 def _define() -> None:
     """The classes of all kinds."""
-    structs = importlib.import_module("qemud._generated.types.pci")
+    structs = importlib.import_module("qemud._generated.types.virtio_pci")
     for kind in KINDS:
         base = _class(
             f"{kind.class_name}Base", VirtioPci, {"kind": kind}, f"{kind.name}-pci-base", abstract=True
