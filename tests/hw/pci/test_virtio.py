@@ -6,10 +6,10 @@ import struct
 from typing import TYPE_CHECKING
 
 import pytest
-from qemud._generated.types.virtio_pci import VirtioRngPciOptions
 
 from qemud._generated.types.common import OnOffAuto
 from qemud._generated.types.pci import PciBridgeDevOptions, PcieRootPortOptions
+from qemud._generated.types.virtio_pci import VirtioRngPciOptions
 from qemud.hw.pci.pci_bridges import PciBridgeDev, PciePciBridge
 from qemud.hw.pci.root_port import PcieRootPort
 from qemud.hw.virtio import pci
