@@ -17,7 +17,7 @@ from qemud.net.options import Legacy, checked, is_nested, netdev
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
-    from qemud._generated.types.net import Netdev
+    from qemud._generated.types.net_backends import Netdev
     from qemud._generated.types.options import CommandLine
     from qemud.net.registry import Networks
 

@@ -16,7 +16,8 @@ from qemud.qapi.runtime.qemuopts import HintedError, check_identifier
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from qemud._generated.types.net import AnnounceParameters, Netdev, RxFilterInfo
+    from qemud._generated.types.net import AnnounceParameters, RxFilterInfo
+    from qemud._generated.types.net_backends import Netdev
     from qemud.chardev.address import ResolveFd
     from qemud.machine.vm import VirtualMachine
     from qemud.net.client import NetClient

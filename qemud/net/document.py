@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from qemud._generated.types.net import NetdevHubport
+from qemud._generated.types.net_backends import NetdevHubport
 from qemud.net.hub import HubPort
 
 if TYPE_CHECKING:
-    from qemud._generated.types.net import Netdev
+    from qemud._generated.types.net_backends import Netdev
     from qemud.net.client import NetClient
     from qemud.net.registry import Networks
 

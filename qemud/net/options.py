@@ -21,7 +21,7 @@ from qemud.qapi.runtime.qemuopts import check_identifier, parse, split
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qemud._generated.types.net import Netdev
+    from qemud._generated.types.net_backends import Netdev
     from qemud.net.registry import Networks
 
     Warn = Callable[[str], None]
@@ -72,9 +72,9 @@ def describe(values: dict[str, str], text: str) -> Netdev:
 
 def _members(kind: str) -> frozenset[str]:
     """The names of the options of a kind; none for a kind that there is not."""
-    from qemud._generated.types import net
+    from qemud._generated.types.net_backends import Netdev
 
-    for branch in net.Netdev.__subclasses__():
+    for branch in Netdev.__subclasses__():
         if branch.type.value == kind:
             return frozenset((*branch.__struct_encode_fields__, "type", "id"))
     return frozenset()

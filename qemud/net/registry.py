@@ -23,7 +23,7 @@ from qemud.qapi.runtime.errors import DeviceNotFound, GenericError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from qemud._generated.types.net import Netdev
+    from qemud._generated.types.net_backends import Netdev
     from qemud.chardev.address import ResolveFd
     from qemud.chardev.registry import Chardevs
     from qemud.net.announce import Announcements

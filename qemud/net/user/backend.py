@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from msgspec.structs import replace
 
-from qemud._generated.types.net import String
+from qemud._generated.types.net_backends import String
 from qemud.net.client import NetClient
 from qemud.net.offload import Offload, coalesce, complete
 from qemud.net.user import abi

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
-    from qemud._generated.types.net import NetdevUserOptions
+    from qemud._generated.types.net_backends import NetdevUserOptions
 
 _LONGEST = 255
 _DEFAULT_PREFIX6 = "fec0::"

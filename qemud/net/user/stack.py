@@ -27,7 +27,7 @@ from qemud.qapi.runtime.errors import GenericError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qemud._generated.types.net import NetdevUserOptions
+    from qemud._generated.types.net_backends import NetdevUserOptions
     from qemud.net.user.config import UserNetwork
     from qemud.net.user.rules import HostRule
 
