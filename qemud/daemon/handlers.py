@@ -10,6 +10,7 @@ HANDLERS: dict[str, str] = {
     "balloon": "qemud.hw.virtio.balloon_commands:BalloonHandlers",
     "block": "qemud.block.media:BlockHandlers",
     "block-changes": "qemud.block.jobs.change_commands:BlockChangesHandlers",
+    "block-copying": "qemud.block.jobs.commands:BlockCopyingHandlers",
     "block-core": "qemud.block.commands:BlockCoreHandlers",
     "block-export": "qemud.block.nbd.commands:BlockExportHandlers",
     "block-graph": "qemud.block.commands:BlockGraphHandlers",

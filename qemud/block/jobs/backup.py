@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qemud._generated.types.block_copying import BitmapSyncMode, MirrorSyncMode
 from qemud._generated.types.block_info import BlockdevOnError
-from qemud._generated.types.block_jobs import BitmapSyncMode, MirrorSyncMode
 from qemud._generated.types.job import JobType
 from qemud.block import permission
 from qemud.block.bitmaps import DEFAULT_CHECKS

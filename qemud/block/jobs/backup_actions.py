@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qemud._generated.types.block_changes import NewImageMode
-from qemud._generated.types.block_jobs import MirrorSyncMode
+from qemud._generated.types.block_copying import MirrorSyncMode
 from qemud.block.image import open_image
 from qemud.block.jobs.changes import set_backing
 from qemud.block.jobs.images import create_image

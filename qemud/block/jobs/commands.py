@@ -1,4 +1,4 @@
-"""The commands of `job.json` and `block-jobs.json`.
+"""The commands of `job.json`, `block-jobs.json` and `block-copying.json`.
 
 Source of rules and texts: QEMU 10.0, job-qmp.c and blockdev.c.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qemud._generated.commands.block_copying import BlockCopyingCommands
 from qemud._generated.commands.block_jobs import BlockJobsCommands
 from qemud._generated.commands.job import JobCommands
 from qemud._generated.types.job import JobVerb
@@ -15,7 +16,8 @@ from qemud.block.jobs.handlers import JobsRoom
 from qemud.qapi.runtime.errors import DeviceNotActive, GenericError
 
 if TYPE_CHECKING:
-    from qemud._generated.types.block_jobs import BlockdevBackup, BlockJobChangeOptions, BlockJobInfo
+    from qemud._generated.types.block_copying import BlockdevBackup
+    from qemud._generated.types.block_jobs import BlockJobChangeOptions, BlockJobInfo
     from qemud._generated.types.job import JobInfo
 
 
@@ -127,6 +129,10 @@ class BlockJobsHandlers(JobsRoom, BlockJobsCommands):
             if not isinstance(arg, BlockJobChangeOptionsMirror_):
                 raise GenericError("Parameter 'type' expects 'mirror'")
             job.change(arg.copy_mode)
+
+
+class BlockCopyingHandlers(JobsRoom, BlockCopyingCommands):
+    """Handlers of `block-copying.json`."""
 
     async def blockdev_mirror(self, *, device: str, target: str, **arguments: Any) -> None:
         """`blockdev-mirror`."""

@@ -9,7 +9,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from qemud._generated.types.block_changes import NewImageMode
-from qemud._generated.types.block_jobs import BitmapSyncMode, MirrorSyncMode
+from qemud._generated.types.block_copying import BitmapSyncMode, MirrorSyncMode
 from qemud.block import permission
 from qemud.block.bitmaps import ALLOW_READ_ONLY
 from qemud.block.internal import root_node
@@ -19,7 +19,7 @@ from qemud.qapi.runtime.errors import DeviceNotFound, GenericError
 
 if TYPE_CHECKING:
     from qemud._generated.types.block_changes import DriveMirror
-    from qemud._generated.types.block_jobs import BackupCommon
+    from qemud._generated.types.block_copying import BackupCommon
     from qemud.block.graph import Graph
     from qemud.block.jobs.backup import Backup
     from qemud.block.jobs.manager import Group, Jobs
