@@ -1,12 +1,12 @@
-"""The commands of `options.json`, what the command line takes, and of `startup.json`, the phases of the start."""
+"""The commands of `option-parameters.json`, what the command line takes, and of `startup.json`, the phases of the start."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qemud._generated.commands.options import OptionsCommands
+from qemud._generated.commands.option_parameters import OptionParametersCommands
 from qemud._generated.commands.startup import StartupCommands
-from qemud._generated.types.options import (
+from qemud._generated.types.option_parameters import (
     CommandLineOptionInfo,
     CommandLineParameterInfo,
     CommandLineParameterType,
@@ -40,8 +40,8 @@ _STRUCTS = {
 _ID = "id"
 
 
-class OptionsHandlers(OptionsCommands):
-    """Handlers of `options.json`."""
+class OptionParametersHandlers(OptionParametersCommands):
+    """Handlers of `option-parameters.json`."""
 
     def __init__(self, services: Services) -> None:
         del services

@@ -34,7 +34,7 @@ HANDLERS: dict[str, str] = {
     "migration": "qemud.migration.commands:MigrationHandlers",
     "monitor": "qemud.monitor.hotplug:MonitorHandlers",
     "net": "qemud.net.commands:NetHandlers",
-    "options": "qemud.daemon.commands:OptionsHandlers",
+    "option-parameters": "qemud.daemon.commands:OptionParametersHandlers",
     "pci": "qemud.hw.pci.commands:PciHandlers",
     "qdev": "qemud.qom.commands:QdevHandlers",
     "qom": "qemud.qom.commands:QomHandlers",
