@@ -170,6 +170,9 @@ class Messages:
             result["size"] %= _TOO_MUCH
         if result.get("wait") is True:  # a socket's, for a client: the answer comes when it does
             result["wait"] = False
+        # How long the answer may take, seconds: until an NBD server is there.
+        if isinstance(result.get("open-timeout"), int) and result["open-timeout"] > 1:
+            result["open-timeout"] %= 2
         return result
 
     def _scalar(self, kind: str) -> Any:
