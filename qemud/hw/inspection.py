@@ -28,7 +28,7 @@ from qemud.machine.memory import ADDRESS_SPACE_END, MemoryFault
 from qemud.qapi.runtime.errors import GenericError, QmpError
 from qemud.qapi.runtime.fields import UNSET
 from qemud.qom.device import Bus, Device, SysBusDevice
-from qemud.qom.object import property_info
+from qemud.qom.properties import property_info
 from qemud.qom.types import types
 
 if TYPE_CHECKING:

@@ -21,8 +21,7 @@ from qemud._generated.types.qom import (
 )
 from qemud.qapi.runtime.errors import DeviceNotFound, GenericError, QmpError
 from qemud.qapi.runtime.fields import UNSET
-from qemud.qom.object import property_info
-from qemud.qom.properties import DYNAMIC
+from qemud.qom.properties import DYNAMIC, property_info
 from qemud.qom.types import types
 from qemud.qom.userobjects import add_object, remove_object
 
@@ -32,7 +31,8 @@ if TYPE_CHECKING:
     from qemud._generated.types.qom import ObjectOptions
     from qemud.qapi.runtime.events import EmitFunction
     from qemud.qom.creation import Call, DeviceMaker
-    from qemud.qom.object import Object, PropertyInfo
+    from qemud.qom.object import Object
+    from qemud.qom.properties import PropertyInfo
     from qemud.qom.tree import Tree
 
     class Mailboxes(Protocol):

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from qemud.qapi.runtime.errors import DeviceNotFound, GenericError
-from qemud.qom.properties import DYNAMIC, Property, Provenance
+from qemud.qom.properties import DYNAMIC, Property, PropertyInfo, Provenance, property_info
 from qemud.qom.types import types
 from qemud.qom.values import attribute_of, plain
 
@@ -30,27 +30,6 @@ if TYPE_CHECKING:
     """Makes a struct of that name from its members in some syntax: `parse_type`, `parse_keyval_type`."""
 
 _Child = TypeVar("_Child", bound="Object")
-
-
-class PropertyInfo:
-    """A property of one object, as qom-list shows it; `description` and `default` only where the schema has them."""
-
-    __slots__ = ("default", "description", "has_default", "name", "type")
-
-    def __init__(
-        self,
-        name: str,
-        type_: str,
-        description: str = "",
-        *,
-        has_default: bool = False,
-        default: object = None,
-    ) -> None:
-        self.name = name
-        self.type = type_
-        self.description = description
-        self.has_default = has_default
-        self.default = default
 
 
 class Object:
@@ -486,17 +465,6 @@ class Root(Container):
         self.overlay: tuple[tuple[str, str, Any], ...] = ()
         self.globals: list[tuple[str, str, str]] = []
         self.services: Any = None
-
-
-def property_info(given: Property, *, device: bool) -> PropertyInfo:
-    """What qom-list-properties says of a property of the schema."""
-    return PropertyInfo(
-        given.name,
-        given.qom_type(device=device),
-        given.description,
-        has_default=given.has_default and given.default is not None,
-        default=given.default,
-    )
 
 
 types.bind(Object)

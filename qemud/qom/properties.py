@@ -68,6 +68,38 @@ class Property(Struct, frozen=True):
         return "string" if self.type == "str" else self.type
 
 
+class PropertyInfo:
+    """A property of one object, as qom-list shows it; `description` and `default` only where the schema has them."""
+
+    __slots__ = ("default", "description", "has_default", "name", "type")
+
+    def __init__(
+        self,
+        name: str,
+        type_: str,
+        description: str = "",
+        *,
+        has_default: bool = False,
+        default: object = None,
+    ) -> None:
+        self.name = name
+        self.type = type_
+        self.description = description
+        self.has_default = has_default
+        self.default = default
+
+
+def property_info(given: Property, *, device: bool) -> PropertyInfo:
+    """What qom-list-properties says of a property of the schema."""
+    return PropertyInfo(
+        given.name,
+        given.qom_type(device=device),
+        given.description,
+        has_default=given.has_default and given.default is not None,
+        default=given.default,
+    )
+
+
 def of_struct(name: str) -> tuple[Property, ...]:
     """The members of a struct of the schema, as properties.  LookupError when the schema has no such struct."""
     if not name:
