@@ -20,6 +20,14 @@ from typing import TYPE_CHECKING, ClassVar
 from qemud._generated.types.virtio import VirtioBlkOptions, VirtioBlkRequest, VirtioBlkState
 from qemud.block.stats import READ, WRITE
 from qemud.hw.block.drive import MAX_SECTORS, SECTOR, Drive
+from qemud.hw.virtio.blk_features import (
+    CONFIG_WCE_OFFSET,
+    FEATURE_CONFIG_WCE,
+    FEATURE_FLUSH,
+    FEATURE_SCSI,
+    configuration,
+    offered,
+)
 from qemud.hw.virtio.device import STATUS_DRIVER_OK, VirtioDevice
 from qemud.hw.virtio.queue import FEATURE_ANY_LAYOUT, MAX_SIZE, QueueError, check_element
 from qemud.logs import trace, traced
@@ -31,18 +39,6 @@ if TYPE_CHECKING:
     from qemud.block.disk import Disk
     from qemud.hw.virtio.queue import Element, VirtQueue
     from qemud.machine.dma import Lease, Segment
-
-FEATURE_SEG_MAX = 1 << 2
-FEATURE_GEOMETRY = 1 << 4
-FEATURE_RO = 1 << 5
-FEATURE_BLK_SIZE = 1 << 6
-FEATURE_SCSI = 1 << 7  # legacy
-FEATURE_FLUSH = 1 << 9
-FEATURE_TOPOLOGY = 1 << 10
-FEATURE_CONFIG_WCE = 1 << 11
-FEATURE_MQ = 1 << 12
-FEATURE_DISCARD = 1 << 13
-FEATURE_WRITE_ZEROES = 1 << 14
 
 TYPE_IN = 0
 TYPE_OUT = 1
@@ -57,7 +53,6 @@ STATUS_OK, STATUS_IOERR, STATUS_UNSUPP = (bytes([n]) for n in range(3))
 
 ID_LENGTH = 20
 WRITE_ZEROES_UNMAP = 1
-CONFIG_WCE_OFFSET = 32
 AUTO_QUEUES = 0xFFFF
 MAX_QUEUES = 1024
 
@@ -66,11 +61,7 @@ BATCH = 64
 
 _HEADER = Struct("<IIQ")  # type, priority, sector
 _RANGE = Struct("<QII")  # sector, sectors, flags
-_CONFIG = Struct("<QIIHBBIBBHIBBHIIIIIB")
 _SCSI_LENGTH = 16
-_CONFIG_SIZE = 36
-_CONFIG_SIZE_DISCARD = 48
-_CONFIG_SIZE_WRITE_ZEROES = 57
 
 
 class Request:
@@ -211,58 +202,11 @@ class VirtioBlk(
 
     def features(self) -> int:
         """What the disk can do."""
-        options = self.options
-        features = FEATURE_SEG_MAX | FEATURE_GEOMETRY | FEATURE_TOPOLOGY | FEATURE_BLK_SIZE
-        if options.config_wce:
-            features |= FEATURE_CONFIG_WCE
-        if options.discard:
-            features |= FEATURE_DISCARD
-        if options.write_zeroes:
-            features |= FEATURE_WRITE_ZEROES
-        if self.drive.write_cache or options.config_wce:
-            features |= FEATURE_FLUSH
-        if self.disk.read_only:
-            features |= FEATURE_RO
-        if self._queue_count > 1:
-            features |= FEATURE_MQ
-        return features
+        return offered(self.options, self.drive, self._queue_count)
 
     def config(self) -> bytes:
-        """The layout is that of the standard's `virtio_blk_config`, as far as the features need it."""
-        drive, options = self.drive, self.options
-        block = drive.logical
-        size = self.disk.size
-        sectors = drive.sectors
-        if size // drive.heads // sectors % block:
-            sectors &= ~self._sector_mask
-        granularity = drive.discard_granularity
-        if granularity is None or not options.report_discard_granularity:
-            granularity = block
-        content = _CONFIG.pack(
-            size // SECTOR,
-            0,  # a piece of a request may have any size
-            options.queue_size - 2 if options.seg_max_adjust else 126,
-            drive.cylinders,
-            drive.heads,
-            sectors & 0xFF,
-            block,
-            (drive.physical // block).bit_length() - 1,
-            0,
-            drive.min_io // block,
-            drive.opt_io // block,
-            self.state.write_cache,
-            0,
-            self._queue_count,
-            options.max_discard_sectors if options.discard else 0,
-            int(options.discard),
-            granularity // SECTOR if options.discard else 0,
-            options.max_write_zeroes_sectors if options.write_zeroes else 0,
-            int(options.write_zeroes),
-            int(options.write_zeroes),
-        )
-        if options.write_zeroes:
-            return content[:_CONFIG_SIZE_WRITE_ZEROES]
-        return content[: _CONFIG_SIZE_DISCARD if options.discard else _CONFIG_SIZE]
+        """As in the base."""
+        return configuration(self.options, self.drive, self._queue_count, write_cache=self.state.write_cache)
 
     def write_config(self, offset: int, data: bytes) -> None:
         """The driver may turn the write cache off and on; all else is as it is."""
