@@ -15,6 +15,9 @@ Frames travel in batches, so that what comes in one turn of the event loop costs
 A sender that can stop does so until its `resume` is called; for one that cannot, up to `QUEUE_LIMIT` frames wait with the receiver,
 and the rest is lost, as on any network.  The receiver calls `ready` when it has room again.
 
+**Queues.**  A backend, and a card, may have several: each is an end of its own, with a cable of its own to the other side's queue of that
+number.  The first one stands for all of them.
+
 **Offload.**  A frame is a pair: a header of virtio-net (10 bytes) and the frame itself.  The header is empty unless the
 frame still lacks a checksum or is to be cut into smaller ones; such frames are only given to ends whose `offload` says that they
 take them.
@@ -29,7 +32,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from qemud.net.offload import Offload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from qemud.net.filters.base import NetFilter
 
@@ -62,6 +65,9 @@ class NetClient:
         self.options: Any = None
         """What a backend was made of, a `Netdev` of the schema; None for others."""
         self.peer: NetClient | None = None
+        self.queues: list[NetClient] = [self]
+        """All queues of the backend or card, of which this is the one at `index`."""
+        self.index = 0
         self.link_down = False
         self.filters: list[NetFilter] = []
         self.is_netdev = False
@@ -85,6 +91,9 @@ class NetClient:
 
     def set_offload(self, offload: Offload) -> None:
         """The driver of the card at the other end takes such frames from now on; for those that have `offload`."""
+
+    def set_used(self, *, used: bool) -> None:
+        """The card uses this one of several queues, or no longer."""
 
     def link_changed(self) -> None:
         """`link_down` of this end or of its peer has changed."""
@@ -148,6 +157,12 @@ class NetClient:
         """Forget what waits."""
         self._waiting = []
         self._blocked = False
+
+
+def join(queues: Sequence[NetClient]) -> None:
+    """Make ends the queues of one backend or card."""
+    for index, each in enumerate(queues):
+        each.queues, each.index = list(queues), index
 
 
 def connect(one: NetClient, other: NetClient) -> None:

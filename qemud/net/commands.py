@@ -74,6 +74,8 @@ class NetHandlers(NetCommands):
                 if name is not None:
                     raise GenericError(f"net client({name}) isn't a NIC")
                 continue
+            if client.index:
+                continue  # it is the card that takes frames, not a queue
             found.append(await services.vm.mailboxes.call(client.query_filter))
             if name is not None:
                 break
@@ -155,7 +157,7 @@ def _shown(networks: Networks) -> Iterator[str]:
 
 
 def _describe(client: NetClient) -> str:
-    text = f"{client.name}: index=0,type={client.kind},{client.info}\n"
+    text = f"{client.name}: index={client.index},type={client.kind},{client.info}\n"
     if client.filters:
         text += "filters:\n"
         for each in client.filters:

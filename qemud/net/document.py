@@ -32,7 +32,7 @@ class Description:
 
     def __init__(self, networks: Networks) -> None:
         self._networks = networks
-        backends = [client for client in networks.clients if not client.is_nic]
+        backends = [client for client in networks.clients if not client.is_nic and not client.index]
         self._names: dict[NetClient, str] = {}
         for each in backends:
             self._names[each] = self._name(each)

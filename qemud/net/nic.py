@@ -1,6 +1,6 @@
 """The guest's network card as the network sees it, and the way to it in the machine thread.
 
-    nic = Nic(networks, device, mailboxes, model="virtio-net-device", name="net0", mac=mac)        # loop
+    nic = Nic(device, queues, mailboxes, model="virtio-net-device", name="net0", mac=mac)        # loop
     networks.plug(nic, "hostnet0")
 
     nic.transmit(frames)                  # machine thread: to the network; `nic.has_room_out` says whether to send more
@@ -10,6 +10,9 @@
 **Back-pressure.**  Both ways no more than about `LIMIT` is under way.  A card that finds no room out stops, and asks with
 `want_room` to be called (`go_on`) when there is some; the network is told by `receive`'s answer that the guest has no buffers, and
 called (`ready`) when the card has taken what had come.
+
+A card with several pairs of queues has one for each, made one by `client.join`, of which the first is what people know; the calls about
+the card as a whole go to that one.
 
 Two counters tell how much is under way, each written by one thread alone: no message is needed while all goes well.
 """
@@ -40,12 +43,6 @@ class Card(Protocol):
     def type_name(self) -> str:
         """The device's type."""
 
-    def look(self) -> None:
-        """Frames have arrived."""
-
-    def go_on(self) -> None:
-        """There is room on the way out again."""
-
     def cable_changed(self, *, up: bool) -> None:
         """The cable is plugged in, or out."""
 
@@ -54,6 +51,16 @@ class Card(Protocol):
 
     def announce_itself(self) -> None:
         """Have the driver announce itself to the network, if it can."""
+
+
+class CardQueues(Protocol):
+    """The queues of the card that a `Nic` is for; all of it in the machine thread."""
+
+    def look(self) -> None:
+        """Frames have arrived."""
+
+    def go_on(self) -> None:
+        """There is room on the way out again."""
 
 
 def cost_of(frames: Frames) -> int:
@@ -67,9 +74,19 @@ class Nic(NetClient):
     kind: ClassVar[str] = "nic"
     is_nic: ClassVar[bool] = True
 
-    def __init__(self, device: Card, mailboxes: Mailboxes, *, model: str, name: str, mac: bytes) -> None:
+    def __init__(
+        self,
+        device: Card,
+        card_queues: CardQueues,
+        mailboxes: Mailboxes,
+        *,
+        model: str,
+        name: str,
+        mac: bytes,
+    ) -> None:
         super().__init__(name)
         self.device = device
+        self._card_queues = card_queues
         self.model = model
         self._mailboxes = mailboxes
         self.mac = mac
@@ -126,17 +143,22 @@ class Nic(NetClient):
         self._behind = 0
         if self._is_asked:
             self._is_asked = False
-            self._mailboxes.post(self.device.go_on)
+            self._mailboxes.post(self._card_queues.go_on)
 
     def _answer(self) -> None:
         if self._behind:
             self._is_asked = True
         else:
-            self._mailboxes.post(self.device.go_on)
+            self._mailboxes.post(self._card_queues.go_on)
 
     def _take_offload(self, offload: Offload) -> None:
         if self.peer is not None and self.peer.offload.csum:
             self.peer.set_offload(offload)
+
+    def _use_queues(self, count: int) -> None:
+        for each in self.queues:
+            if each.peer is not None:
+                each.peer.set_used(used=each.index < count)
 
     # -- machine thread: to the network -----------------------------------------------------------------------------
 
@@ -159,6 +181,11 @@ class Nic(NetClient):
         """The driver takes such frames from now on."""
         self._mailboxes.send(self._take_offload, offload)
 
+    def uses_queues(self, count: int) -> None:
+        """The driver uses so many of the card's pairs of queues from now on."""
+        if len(self.queues) > 1:
+            self._mailboxes.send(self._use_queues, count)
+
     def query_filter(self) -> RxFilterInfo:
         """Which frames the card takes."""
         return self.device.query_filter(self.name)
@@ -171,7 +198,7 @@ class Nic(NetClient):
 
     def _arrive(self, frames: Frames) -> None:
         self.arrived += frames
-        self.device.look()
+        self._card_queues.look()
 
     def taken(self) -> None:
         """The first of `arrived` is done with."""

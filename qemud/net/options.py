@@ -131,7 +131,10 @@ class Legacy:
         if "id" not in values:
             values["id"] = self.name()
         if kind != "nic":
-            await networks.add(describe(values, text), hub=True)
+            made: Any = describe(values, text)
+            if kind == "tap" and (made.queues is not None or made.fds is not None):
+                raise GenericError("Multiqueue tap cannot be used with hubs")
+            await networks.add(made, hub=True)
             return
         known = {"type", "id", "netdev", "macaddr", "model", "addr", "vectors"}
         for name in values:

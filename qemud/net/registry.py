@@ -81,11 +81,11 @@ class Networks:
         """The cards."""
         from qemud.net.nic import Nic
 
-        return (client for client in self.clients if isinstance(client, Nic))
+        return (client for client in self.clients if isinstance(client, Nic) and not client.index)
 
-    def name_for(self, model: str) -> str:
-        """A name for a card without an id: the model's, with a number."""
-        return f"{model}.{sum(client.model == model for client in self.clients)}"
+    def name_for(self, model: str, index: int = 0) -> str:
+        """A name for a card without an id, or one of its further queues: the model's, with a number."""
+        return f"{model}.{index + sum(client.model == model for client in self.clients)}"
 
     # -- backends ---------------------------------------------------------------------------------------------------
 
@@ -106,9 +106,10 @@ class Networks:
             backend: NetClient = await make(self, options, resolve_fd or self.resolve_fd)
         finally:
             self._opening.discard(name)
-        backend.options = options
-        backend.is_netdev = not hub
-        self.clients.append(backend)
+        for each in backend.queues:
+            each.options = options
+            each.is_netdev = not hub
+            self.clients.append(each)
         if hub:
             from qemud.net.hub import add_port
 
@@ -124,48 +125,56 @@ class Networks:
             raise GenericError(f"Device '{name}' is not a netdev")
         for each in list(backend.filters):
             each.remove()
-        peer = backend.peer
-        self.clients.remove(backend)
-        disconnect(backend)
-        if peer is not None and peer.is_nic:
-            peer.link_down = True
-            peer.link_changed()
-        backend.close()
-        await backend.closed()
+        for queue in backend.queues:
+            peer = queue.peer
+            self.clients.remove(queue)
+            disconnect(queue)
+            if peer is not None and peer.is_nic:
+                peer.link_down = True
+                peer.link_changed()
+            queue.close()
+        for queue in backend.queues:
+            await queue.closed()
 
     def plug(self, card: Nic, netdev: str | None) -> None:
-        """A card comes, and takes the backend of that name.  GenericError: there is none, or another card has it."""
+        """A card comes, with as many queues as the backend of that name, which it takes.
+
+        GenericError: there is none, or another card has it.
+        """
         backend = None
         if netdev is not None:
             backend = self.free_netdev(card.device.type_name, netdev)
-        self.clients.append(card)
+        self.clients += card.queues
         if backend is not None:
-            connect(card, backend)
+            for mine, its in zip(card.queues, backend.queues, strict=True):
+                connect(mine, its)
 
     def free_netdev(self, driver: str, name: str) -> NetClient:
         """The backend that a device's option `netdev` names.  GenericError."""
         backend = self.find_netdev(name)
         if backend is None:
             raise GenericError(f"Property '{driver}.netdev' can't find value '{name}'")
-        if backend.peer is not None:
+        if any(each.peer is not None for each in backend.queues):
             raise GenericError(f"Property '{driver}.netdev' can't take value '{name}', it's in use")
         return backend
 
     def unplug(self, card: Nic) -> None:
         """The card is gone; its backend is free."""
-        disconnect(card)
-        if card in self.clients:
-            self.clients.remove(card)
+        for each in card.queues:
+            disconnect(each)
+            if each in self.clients:
+                self.clients.remove(each)
 
     def set_link(self, name: str, *, up: bool) -> None:
         """Plug the cable in or pull it out.  DeviceNotFound."""
         client = self.find(name)
         if client is None:
             raise DeviceNotFound(f"Device '{name}' not found")
-        client.link_down = not up
+        for each in client.queues:
+            each.link_down = not up
+            if each.peer is not None and each.peer.is_nic:
+                each.peer.link_down = not up
         peer = client.peer
-        if peer is not None and peer.is_nic:
-            peer.link_down = not up
         client.link_changed()
         if peer is not None:
             peer.link_changed()

@@ -190,6 +190,11 @@ class MessageWire(Wire):
         self._is_full = bool(self._pending)
         return not self._is_full
 
+    def drop(self) -> None:
+        """Forget what waits to be sent."""
+        self._pending.clear()
+        self._emptied()
+
     def _writable(self) -> None:
         pending, send = self._pending, self._send
         for count, frame in enumerate(pending):

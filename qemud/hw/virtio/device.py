@@ -136,7 +136,8 @@ class VirtioDevice(
 ):
     """See the module.
 
-    A device sets `device_id`, and `queue_sizes`, the number of buffers of each queue, before it calls `realize` of this class.
+    A device sets `device_id`, and `queue_sizes`, the number of buffers of each queue, before it calls `realize` of this class; one that
+    has fewer queues until the driver has taken a feature overrides `sizes_for`.
     `host_features` is what the driver is offered, `state.features` what it has taken.
     """
 
@@ -172,6 +173,10 @@ class VirtioDevice(
 
     def write_config(self, offset: int, data: bytes) -> None:
         """The driver writes into the configuration space; the range lies inside."""
+
+    def sizes_for(self, features: int) -> tuple[int, ...]:  # noqa: ARG002 - for those whose queues depend on them
+        """The number of buffers of each queue that a driver with these features has."""
+        return self.queue_sizes
 
     def set_features(self, features: int) -> None:
         """The driver has taken these features."""
@@ -247,12 +252,26 @@ class VirtioDevice(
         self.transport = transport = self.bus.transport
         dma = self.machine.dma
         self.dma = dma.owner(self.path or self.type_name)
-        self.queues = [
-            VirtQueue(index, size, self.dma, self._interrupt) for index, size in enumerate(self.queue_sizes)
-        ]
+        self.queues = []
+        self._arrange_queues(0)
         self.host_features = self.offer(modern=transport.modern) | transport.features
         dma.on_ram_removed.append(self._remap)
         transport.plugged(self)
+
+    def _arrange_queues(self, features: int) -> None:
+        """Have the queues that go with features; those that stay what they were are left alone."""
+        old, sizes = self.queues, self.sizes_for(features)
+        if len(old) == len(sizes):
+            return
+        self.queues = [
+            old[index]
+            if index < len(old) and old[index].maximum == size
+            else VirtQueue(index, size, self.dma, self._interrupt)
+            for index, size in enumerate(sizes)
+        ]
+        for queue in old:
+            if queue not in self.queues:
+                queue.reset()
 
     def unrealize(self) -> None:
         """Leave the transport; what is under way is stale."""
@@ -290,6 +309,7 @@ class VirtioDevice(
         """The driver takes features; False if it has taken what is not offered, or left what it must take."""
         taken = features & self.host_features
         self.state.features = taken
+        self._arrange_queues(taken)
         for queue in self.queues:
             queue.features = taken
         self.set_features(taken)
@@ -346,6 +366,7 @@ class VirtioDevice(
         state.features = 0
         state.broken = False
         state.started = state.start_on_kick = False
+        self._arrange_queues(0)
         for queue in self.queues:
             queue.features = 0
             queue.reset()
@@ -378,8 +399,9 @@ class VirtioDevice(
 
     def check_state(self, state: VirtioDeviceState) -> None:
         """Refuse what no device like this can be in."""
-        if len(state.queues) != len(self.queues):
-            raise GenericError(f"it has {len(state.queues)} queues, here there are {len(self.queues)}")
+        count = len(self.sizes_for(state.features))
+        if len(state.queues) != count:
+            raise GenericError(f"it has {len(state.queues)} queues, here there are {count}")
         if unknown := state.features & ~self.host_features:
             raise GenericError(f"the driver uses features {unknown:#x}, which are not offered here")
         for queue in state.queues:
@@ -389,6 +411,7 @@ class VirtioDevice(
     def after_load(self) -> None:
         """Map the queues where they are now."""
         self.dma.retire()
+        self._arrange_queues(self.state.features)
         for queue, saved in zip(self.queues, self.state.queues, strict=True):
             try:
                 queue.load(saved, self.state.features)

@@ -4,6 +4,9 @@
     queue 1: frames to the network                    header | frame
     queue 2: commands of the driver (`net_control.py`)
 
+With `mq`, there is a pair like the first two (`net_pair.py`) for each queue of the backend, for a driver that has agreed; commands come last.
+A driver begins with one pair, and asks for more by a command.
+
 Frames are copied, and their buffers given back at once: nothing of the guest's memory is lent.  They travel in batches, and the driver
 is interrupted once for each.  What may leave without checksums, or larger than the network's frames, depends on the backend:
 only what it takes is offered (`qemud.net.offload`).
@@ -20,48 +23,33 @@ from qemud._generated.types.virtio_net import VirtioNetOptions, VirtioNetState
 from qemud.hw.virtio import net_features as bits
 from qemud.hw.virtio.device import STATUS_DRIVER_OK, VirtioDevice
 from qemud.hw.virtio.net_control import Control, hexed
-from qemud.hw.virtio.queue import FEATURE_VERSION_1, MAX_SIZE, QueueError
+from qemud.hw.virtio.net_pair import HEADER_LENGTH, LONG_HEADER, Pair
+from qemud.hw.virtio.queue import FEATURE_VERSION_1, MAX_SIZE
+from qemud.net.client import join
 from qemud.net.mac import LENGTH as MAC_LENGTH
 from qemud.net.mac import parse as parse_mac
 from qemud.net.mac import show as show_mac
 from qemud.net.nic import Nic
-from qemud.net.offload import (
-    GSO_ECN,
-    GSO_NONE,
-    HEADER,
-    NEEDS_CSUM,
-    Offload,
-)
+from qemud.net.offload import Offload
 from qemud.qapi.runtime.errors import GenericError
 from qemud.qom.device import Device
 
 if TYPE_CHECKING:
     from qemud._generated.types.net import RxFilterInfo
-    from qemud.hw.virtio.queue import Element, VirtQueue
-    from qemud.machine.dma import Segment
-    from qemud.net.client import Frame, Frames
     from qemud.net.registry import Networks
 
 STATUS_LINK_UP = 1
 STATUS_ANNOUNCE = 2
 
 RX, TX, CTRL = range(3)
+"""The queues of a driver that has one pair."""
 _RX_SMALLEST = 256
 _TX_SIZE = 256
 _CTRL_SIZE = 64
 
-_HEADER_LENGTH = 10
-_LONG_HEADER = 12  # with the number of buffers
-_NO_HEADER = bytes(_HEADER_LENGTH)
-LARGEST = 65550 + 14
-"""The largest frame that is taken from a driver, in bytes."""
-_SMALLEST = 14
-BATCH = 256
-"""How many frames leave in one go, so that the machine is not held up."""
+_MOST_QUEUES = 1024
 
 _CONFIG = Struct("<6sHHHIB")
-_ONE_BUFFER = b"\x01\x00"
-_COUNT = Struct("<H")
 _SPEED_UNKNOWN = -1
 _DUPLEX = {"half": 0, "full": 1, None: 0xFF}
 
@@ -84,10 +72,10 @@ class VirtioNet(
         super().__init__(*arguments, **keywords)
         self._networks: Networks | None = None
         self._backend = Offload()
-        self._mac = _NO_HEADER[:MAC_LENGTH]
-        self._header_length = _HEADER_LENGTH
-        self._is_stalled = False
-        self._is_sending = False
+        self._mac = bytes(MAC_LENGTH)
+        self.header_length = HEADER_LENGTH
+        """Of the header before each frame, in bytes, as the driver has agreed to it."""
+        self.pairs = [Pair(self, 0)]
         self.control = Control(self)
 
     # -- life, in the loop ------------------------------------------------------------------------------------------
@@ -108,6 +96,7 @@ class VirtioNet(
                     f"Property '{VirtioNet.type_name}.mac' doesn't take value '{options.mac}'"
                 ) from None
         self._check()
+        self._make_pairs(len(backend.queues) if backend is not None else 1)
         if not any(mac):
             mac = networks.macs.choose()
         else:
@@ -118,16 +107,39 @@ class VirtioNet(
         owner = self._owner
         if owner is not self:
             owner.options.mac = options.mac
-        self.nic = Nic(
-            self,
-            services.vm.mailboxes,
-            model=owner.type_name,
-            name=owner.id or networks.name_for(owner.type_name),
-            mac=mac,
-        )
+        for pair in self.pairs:
+            pair.nic = Nic(
+                self,
+                pair,
+                services.vm.mailboxes,
+                model=owner.type_name,
+                name=owner.id or networks.name_for(owner.type_name, pair.index),
+                mac=mac,
+            )
+        join([pair.nic for pair in self.pairs])
+        for pair in self.pairs[1:]:
+            pair.nic.info = ""  # the first one's is for all
+        self.nic = self.pairs[0].nic
         self._services = services
         networks.plug(self.nic, options.netdev)
         self._networks = networks
+
+    def _make_pairs(self, count: int) -> None:
+        """As many as the backend has queues; its driver may use all of them with `mq` only.  The transport has to know how many."""
+        if 2 * count + 1 > _MOST_QUEUES:
+            raise GenericError(
+                f"Invalid number of queue pairs (= {count}), "
+                f"must be a positive integer less than {(_MOST_QUEUES - 1) // 2}."
+            )
+        self.pairs = [Pair(self, index) for index in range(count)]
+        self.queue_sizes = self._sizes(count)
+
+    def _sizes(self, pairs: int) -> tuple[int, ...]:
+        return (self.options.rx_queue_size, _TX_SIZE) * pairs + (_CTRL_SIZE,)
+
+    def sizes_for(self, features: int) -> tuple[int, ...]:
+        """One pair, unless the driver has agreed to more."""
+        return self.queue_sizes if features & bits.FEATURE_MQ else self._sizes(1)
 
     def _check(self) -> None:
         options = self.options
@@ -175,7 +187,7 @@ class VirtioNet(
 
     def realize(self) -> None:
         """Make the queues."""
-        self.queue_sizes = (self.options.rx_queue_size, _TX_SIZE, _CTRL_SIZE)
+        self.queue_sizes = self._sizes(len(self.pairs))
         super().realize()
         self.machine.on_resume.append(self._resume)
 
@@ -183,7 +195,7 @@ class VirtioNet(
         """What is under way is lost."""
         self.machine.on_resume.remove(self._resume)
         super().unrealize()
-        self.nic.drop_arrived()
+        self._begin_anew()
 
     def reset_device(self) -> None:
         """As after power-on; the cable stays as it is."""
@@ -196,11 +208,15 @@ class VirtioNet(
             link_up=old.link_up,
             mac=hexed(self._mac),
         )
-        self._is_stalled = False
         self.control.refresh()
         self.nic.mac_changed(self._mac)
         self.nic.takes(Offload())
-        self.nic.drop_arrived()
+        self.nic.uses_queues(1)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        for pair in self.pairs:
+            pair.begin_anew()
 
     def offered(self, *, legacy: bool) -> int:
         """Only drivers of the legacy interface are told of large frames in general."""
@@ -218,7 +234,7 @@ class VirtioNet(
         content = _CONFIG.pack(
             bytes.fromhex(state.mac),
             status,
-            1,
+            len(self.pairs),
             options.host_mtu,
             options.speed & 0xFFFF_FFFF,
             _DUPLEX[options.duplex],
@@ -227,6 +243,8 @@ class VirtioNet(
             return content
         if options.host_mtu:
             return content[:12]
+        if options.mq:
+            return content[:10]
         return content[: 8 if options.status else MAC_LENGTH]
 
     def write_config(self, offset: int, data: bytes) -> None:
@@ -240,9 +258,22 @@ class VirtioNet(
     def set_features(self, features: int) -> None:
         """The driver has taken these."""
         mergeable = features & (bits.FEATURE_MRG_RXBUF | FEATURE_VERSION_1)
-        self._header_length = _LONG_HEADER if mergeable else _HEADER_LENGTH
+        self.header_length = LONG_HEADER if mergeable else HEADER_LENGTH
+        if not features & bits.FEATURE_MQ:
+            self.use_pairs(1)
         self.state.all_vlans = not features & bits.FEATURE_CTRL_VLAN
         self.set_offloads(features & bits.GUEST_OFFLOADS)
+
+    def use_pairs(self, count: int) -> None:
+        """The driver uses so many pairs of queues from now on."""
+        self.state.queue_pairs = count
+        self.nic.uses_queues(count)
+        # What waits there comes after the command that has asked for it.
+        self.machine.mailboxes.post(self._go_on, self.dma.epoch)
+
+    def _go_on(self, epoch: int) -> None:
+        if epoch == self.dma.epoch:
+            self._resume()
 
     def set_offloads(self, wanted: int) -> None:
         """The driver takes frames of these kinds from now on."""
@@ -261,32 +292,22 @@ class VirtioNet(
         """Nothing of a queue is under way."""
 
     def _resume(self) -> None:
-        self.serve(TX)
-        self.serve(RX)
-
-    @property
-    def _works(self) -> bool:
-        return bool(self.state.status & STATUS_DRIVER_OK) and self.machine.clock.running
+        for pair in self.pairs:
+            pair.serve()
 
     def handle_queue(self, index: int) -> None:
         """Frames to send, buffers for frames, or commands."""
-        if index == TX:
-            self._send()
-        elif index == RX:
-            self._receive()
-        else:
+        if index == len(self.queues) - 1:
             self.control.handle(self.queues[index])
+            return
+        number, out = divmod(index, 2)
+        pair = self.pairs[number]
+        if out:
+            pair.send()
+        else:
+            pair.receive()
 
     # -- the nic's card ---------------------------------------------------------------------------------------------
-
-    def look(self) -> None:
-        """Frames have arrived."""
-        self.serve(RX)
-
-    def go_on(self) -> None:
-        """There is room on the way out again."""
-        self._is_stalled = False
-        self.serve(TX)
 
     def cable_changed(self, *, up: bool) -> None:
         """The cable is plugged in, or out."""
@@ -306,160 +327,6 @@ class VirtioNet(
             self.state.announce = True
             self.config_changed()
 
-    # -- to the network ---------------------------------------------------------------------------------------------
-
-    def _send(self) -> None:
-        """Send what the driver has put there, as long as there is room."""
-        if self._is_stalled or self._is_sending or not self._works:
-            return
-        self._is_sending = True
-        queue, nic = self.queues[TX], self.nic
-        frames: Frames = []
-        try:
-            for _ in range(BATCH):
-                element = queue.pop()
-                if element is None:
-                    break
-                frame = self._frame(element)
-                if frame is not None:
-                    frames.append(frame)
-                queue.push(element, 0)
-            else:
-                self.machine.mailboxes.post(self._go_on_sending, self.dma.epoch)
-        finally:
-            self._is_sending = False
-            if frames:
-                nic.transmit(frames)
-            queue.notify()
-        if not nic.has_room_out:
-            self._is_stalled = True
-            nic.want_room()
-
-    def _go_on_sending(self, epoch: int) -> None:
-        if epoch == self.dma.epoch:
-            self.serve(TX)
-
-    def _frame(self, element: Element) -> Frame | None:
-        """The frame in a buffer; None for what no network takes.  QueueError."""
-        pieces = element.readable
-        if not pieces or element.writable:
-            raise QueueError("virtio-net header not in first element")
-        length = self._header_length
-        total = sum([piece[1] for piece in pieces]) - length
-        if total < 0:
-            raise QueueError("virtio-net header incorrect")
-        if not _SMALLEST <= total <= LARGEST:
-            return None
-        view = self.dma.view
-        address, size = pieces[0]
-        if size >= length:
-            first = view(address, size)
-            header = bytes(first[:_HEADER_LENGTH])
-            if len(pieces) == 1:
-                frame = bytes(first[length:])
-            elif len(pieces) == 2 and size == length:
-                frame = bytes(view(*pieces[1]))
-            else:
-                frame = b"".join([first[length:], *[view(*piece) for piece in pieces[1:]]])
-        else:
-            whole = b"".join([view(*piece) for piece in pieces])
-            header, frame = whole[:_HEADER_LENGTH], whole[length:]
-        if header == _NO_HEADER or not self.state.features & bits.FEATURE_CSUM:
-            return b"", frame
-        return self._checked(header, frame)
-
-    def _checked(self, header: bytes, frame: bytes) -> Frame | None:
-        """A frame that wants more than to be sent, if it makes sense."""
-        flags, gso, _, size, start, offset = HEADER.unpack(header)
-        flags &= NEEDS_CSUM
-        if flags and start + offset + 2 > len(frame):
-            return None
-        if gso != GSO_NONE:
-            wanted = bits.GSO_FEATURES.get(gso & ~GSO_ECN)
-            if wanted is None or not self.state.features & wanted[0] or not size or not flags:
-                return None
-        elif not flags:
-            return b"", frame
-        return header, frame
-
-    # -- from the network -------------------------------------------------------------------------------------------
-
-    def _receive(self) -> None:
-        """Put what has arrived into the driver's buffers, as long as there are any."""
-        nic = self.nic
-        arrived = nic.arrived
-        if not arrived or not self._works:
-            return
-        queue = self.queues[RX]
-        written: list[Segment] = []
-        wants = self.control.wants
-        try:
-            while arrived:
-                header, frame = arrived[0]
-                if wants(frame) and not self._put(queue, header, frame, written):
-                    break
-                nic.taken()
-        finally:
-            if written:
-                self.dma.dma.all_written(written)
-                queue.notify()
-
-    def _put(self, queue: VirtQueue, header: bytes, frame: bytes, written: list[Segment]) -> bool:
-        """One frame; False if there are no buffers for it."""
-        if header and not self._may_have(header):
-            return True
-        header = header if header and self.state.offloads & bits.FEATURE_GUEST_CSUM else _NO_HEADER
-        content = b"".join((header, _ONE_BUFFER if self._header_length == _LONG_HEADER else b"", frame))
-        left = len(content)
-        mergeable = bool(self.state.features & bits.FEATURE_MRG_RXBUF)
-        taken: list[tuple[Element, int]] = []
-        while left > 0:
-            element = queue.pop()
-            if element is None:
-                _give_back(queue, taken)
-                return False
-            if not element.writable or element.readable:
-                raise QueueError("virtio-net receive queue contains no in buffers")
-            room = sum([piece[1] for piece in element.writable])
-            if not mergeable and room < left:
-                queue.unpop(element)
-                return True  # it would have been larger than the driver's network has them: lost
-            taken.append((element, min(room, left)))
-            left -= room
-        if not taken[0][1] >= self._header_length:
-            raise QueueError("virtio-net receive buffer too small for the header")
-        if len(taken) > 1:
-            count = _COUNT.pack(len(taken))
-            content = b"".join((content[:_HEADER_LENGTH], count, content[_LONG_HEADER:]))
-        self._fill(queue, content, taken, written)
-        return True
-
-    def _fill(
-        self, queue: VirtQueue, content: bytes, taken: list[tuple[Element, int]], written: list[Segment]
-    ) -> None:
-        """Spread the content over the buffers."""
-        view = self.dma.view
-        rest = memoryview(content)
-        for element, size in taken:
-            left = size
-            for address, length in element.writable:
-                count = min(length, left)
-                if not count:
-                    break
-                view(address, count)[:] = rest[:count]
-                written.append((address, count))
-                rest = rest[count:]
-                left -= count
-            queue.push(element, size)
-
-    def _may_have(self, header: bytes) -> bool:
-        """Whether the driver takes a frame with that header; it may have changed its mind while the frame came."""
-        gso = header[1] & ~GSO_ECN
-        if gso == GSO_NONE:
-            return bool(self.state.offloads & bits.FEATURE_GUEST_CSUM) or not header[0] & NEEDS_CSUM
-        needed = bits.GSO_FEATURES.get(gso)
-        return needed is not None and bool(self.state.offloads & needed[1])
-
     # -- state ------------------------------------------------------------------------------------------------------
 
     def check_state(self, state: VirtioNetState) -> None:  # type: ignore[override]  # its own struct, as everywhere
@@ -472,6 +339,13 @@ class VirtioNet(
                 fits = False
             if not fits:
                 raise GenericError(f"'{text}' is no Ethernet address")
+        most = len(self.pairs) if state.features & bits.FEATURE_MQ else 1
+        if not 1 <= state.queue_pairs <= most:
+            raise GenericError(
+                f"virtio-net: curr_queue_pairs {state.queue_pairs:x} > max_queue_pairs {most:x}"
+                if state.queue_pairs
+                else "virtio-net: no queue pairs are in use"
+            )
         self.control.check_state(state)
 
     def after_load(self) -> None:
@@ -479,13 +353,8 @@ class VirtioNet(
         offloads, all_vlans = self.state.offloads, self.state.all_vlans
         super().after_load()
         self.state.offloads, self.state.all_vlans = offloads, all_vlans
-        self._is_stalled = False
         self._tell_offloads()
+        self.nic.uses_queues(self.state.queue_pairs)
         self.control.refresh()
         self.nic.mac_changed(bytes.fromhex(self.state.mac))
-        self.nic.drop_arrived()
-
-
-def _give_back(queue: VirtQueue, taken: list[tuple[Element, int]]) -> None:
-    for element, _ in reversed(taken):
-        queue.unpop(element)
+        self._begin_anew()

@@ -12,7 +12,7 @@ from struct import Struct
 from typing import TYPE_CHECKING
 
 from qemud._generated.types.net import RxFilterInfo, RxState
-from qemud.hw.virtio.net_features import FEATURE_CTRL_GUEST_OFFLOADS, GUEST_OFFLOADS
+from qemud.hw.virtio.net_features import FEATURE_CTRL_GUEST_OFFLOADS, FEATURE_MQ, GUEST_OFFLOADS
 from qemud.hw.virtio.queue import QueueError
 from qemud.net.mac import LENGTH, show
 from qemud.qapi.runtime.errors import GenericError
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from qemud.hw.virtio.net import VirtioNet
     from qemud.hw.virtio.queue import Element, VirtQueue
 
-CLASS_RX, CLASS_MAC, CLASS_VLAN, CLASS_ANNOUNCE = range(4)
-CLASS_GUEST_OFFLOADS = 5
+CLASS_RX, CLASS_MAC, CLASS_VLAN, CLASS_ANNOUNCE, CLASS_MQ, CLASS_GUEST_OFFLOADS = range(6)
 _RX_COMMANDS = ("promisc", "allmulti", "alluni", "nomulti", "nouni", "nobcast")
 MAC_TABLE_SET, MAC_ADDR_SET = range(2)
 VLAN_ADD, VLAN_DEL = range(2)
 ANNOUNCE_ACK = 0
+MQ_VQ_PAIRS_SET = 0
 GUEST_OFFLOADS_SET = 0
 
 OK, ERR = b"\0", b"\1"
@@ -151,6 +151,8 @@ class Control:
             done = self._vlan(command, data)
         elif kind == CLASS_ANNOUNCE:
             done = self._announced(command)
+        elif kind == CLASS_MQ:
+            done = self._pairs(command, data)
         elif kind == CLASS_GUEST_OFFLOADS:
             done = self._offloads(command, data)
         else:
@@ -210,6 +212,15 @@ class Control:
         if command != ANNOUNCE_ACK or not state.announce:
             return False
         state.announce = False
+        return True
+
+    def _pairs(self, command: int, data: bytes) -> bool:
+        if not self._has(FEATURE_MQ) or command != MQ_VQ_PAIRS_SET or len(data) < _U16.size:
+            return False
+        (count,) = _U16.unpack_from(data)
+        if not 1 <= count <= len(self._device.pairs):
+            return False
+        self._device.use_pairs(count)
         return True
 
     def _offloads(self, command: int, data: bytes) -> bool:

@@ -33,6 +33,7 @@ FEATURE_CTRL_RX = 1 << 18
 FEATURE_CTRL_VLAN = 1 << 19
 FEATURE_CTRL_RX_EXTRA = 1 << 20
 FEATURE_GUEST_ANNOUNCE = 1 << 21
+FEATURE_MQ = 1 << 22
 FEATURE_CTRL_MAC_ADDR = 1 << 23
 FEATURE_SPEED_DUPLEX = 1 << 63
 
@@ -51,6 +52,7 @@ _ALWAYS = (
     ("ctrl_mac_addr", FEATURE_CTRL_MAC_ADDR),
     ("ctrl_guest_offloads", FEATURE_CTRL_GUEST_OFFLOADS),
     ("guest_announce", FEATURE_GUEST_ANNOUNCE),
+    ("mq", FEATURE_MQ),
 )
 # Which depend on the backend: the option, the bit, and what the backend must take.
 _OFFLOADS = (

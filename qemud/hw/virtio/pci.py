@@ -175,7 +175,7 @@ class VirtioPci(
         wanted: int = self.options.vectors
         kind = self.kind
         if wanted == _UNSPECIFIED:
-            wanted = kind.vectors or len(self.backend.queues) + kind.more_vectors
+            wanted = kind.vectors or len(self.backend.queue_sizes) + kind.more_vectors
         if wanted > MAX_VECTORS:
             raise GenericError("The number of MSI-X vectors is invalid")
         return wanted
@@ -266,7 +266,7 @@ class VirtioPci(
         state.isr = 0
         state.disabled = False
         state.config_vector = NO_VECTOR
-        state.queue_vectors = [NO_VECTOR] * len(self.backend.queues)
+        state.queue_vectors = [NO_VECTOR] * len(self.backend.queue_sizes)
 
     # -- the function -----------------------------------------------------------------------------------------------
 
@@ -310,7 +310,7 @@ class VirtioPci(
     def check_state(self, state: VirtioPciState) -> None:  # type: ignore[override]  # its own state only
         """Refuse what no function like this can be in."""
         super().check_state(state)
-        if len(state.queue_vectors) != len(self.backend.queues):
+        if len(state.queue_vectors) != len(self.backend.queue_sizes):
             raise GenericError(f"it has {len(state.queue_vectors)} queues' messages")
 
 

@@ -77,6 +77,8 @@ class NetFilter(
         netdev = networks.find_netdev(options.netdev)
         if netdev is None:
             raise GenericError("Parameter 'netdev' expects a network backend id")
+        if len(netdev.queues) > 1:
+            raise GenericError("multiqueue is not supported")
         self.netdev = netdev
         self._check_status()
         place = self._place()

@@ -4,7 +4,7 @@
         await here.start()
         await here.send(HEAD, frame("out"))
 
-The network is an end of a cable that keeps what it gets.
+The network is an end of a cable that keeps what it gets; with `queues`, as many ends that are one backend.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from qemud.hw.virtio import net as card
 from qemud.hw.virtio.mmio import Reg
 from qemud.hw.virtio.net import VirtioNet
+from qemud.hw.virtio.net_features import FEATURE_MQ
+from qemud.net.client import join
 from qemud.net.offload import Offload
 from qemud.qapi.runtime.check import parse_type
 from tests.hw.virtio.slot import SlotRig
@@ -44,20 +46,29 @@ class Backend(End):
         super().__init__(name)
         self.offload = offload
         self.wanted: list[Offload] = []
+        self.used: list[bool] = []
 
     def set_offload(self, offload: Offload) -> None:
         self.wanted.append(offload)
+
+    def set_used(self, *, used: bool) -> None:
+        self.used.append(used)
 
 
 class Machine(SlotRig):
     """A machine thread, a slot, the card in it, its driver, and the network."""
 
-    def __init__(self, networks: Rig, offload: Offload, options: dict[str, Any], *, legacy: bool) -> None:
+    def __init__(
+        self, networks: Rig, offload: Offload, options: dict[str, Any], *, legacy: bool, queues: int
+    ) -> None:
         super().__init__()
         self.here = networks
         self.events = networks.events
-        self.end = Backend("n", offload)
-        networks.networks.clients.append(self.end)
+        self.ends = [Backend("n", offload) for _ in range(queues)]
+        join(self.ends)
+        self.end = self.ends[0]
+        networks.networks.clients += self.ends
+        self.ctrl = card.CTRL
         self.options = {"netdev": "n", **options}
         self.legacy = legacy
 
@@ -80,39 +91,42 @@ class Machine(SlotRig):
         await self.close_slot()
 
     async def start(self, wanted: int = ~0, *, packed: bool = False, size: int = 64) -> None:
-        await self.call(lambda: self.driver.start(wanted, size=size, count=3, packed=packed))
-
-    async def send(self, *pieces: bytes) -> None:
-        """A frame of the driver, its header and content in pieces."""
-
         def begin() -> None:
-            self.driver.add(card.TX, pieces, [])
-            self.driver.set(Reg.QUEUE_NOTIFY, card.TX)
+            has_all = wanted & self.driver.offered() & FEATURE_MQ
+            self.ctrl = 2 * len(self.ends) if has_all else card.CTRL
+            self.driver.start(wanted, size=size, count=self.ctrl + 1, packed=packed)
 
         await self.call(begin)
 
-    async def buffers(self, count: int, size: int) -> None:
+    async def send(self, *pieces: bytes, queue: int = card.TX) -> None:
+        """A frame of the driver, its header and content in pieces."""
+
+        def begin() -> None:
+            self.driver.add(queue, pieces, [])
+            self.driver.set(Reg.QUEUE_NOTIFY, queue)
+
+        await self.call(begin)
+
+    async def buffers(self, count: int, size: int, *, queue: int = card.RX) -> None:
         """Buffers for frames."""
 
         def begin() -> None:
             for _ in range(count):
-                self.driver.add(card.RX, [], [size])
-            self.driver.set(Reg.QUEUE_NOTIFY, card.RX)
+                self.driver.add(queue, [], [size])
+            self.driver.set(Reg.QUEUE_NOTIFY, queue)
 
         await self.call(begin)
 
-    async def arrive(self, *frames: bytes, header: bytes = b"") -> None:
+    async def arrive(self, *frames: bytes, header: bytes = b"", pair: int = 0) -> None:
         """Frames from the network; they are with the card when this returns."""
-        self.end.send([(header, each) for each in frames])
+        self.ends[pair].send([(header, each) for each in frames])
         await self.call(lambda: None)
 
-    async def received(self) -> list[bytes]:
+    async def received(self, queue: int = card.RX) -> list[bytes]:
         """What came into the driver's buffers, in the order of their use."""
 
         def look() -> list[bytes]:
-            return [
-                self.driver.data(card.RX, number, written) for number, written in self.driver.used(card.RX)
-            ]
+            return [self.driver.data(queue, number, written) for number, written in self.driver.used(queue)]
 
         return await self.call(look)
 
@@ -120,10 +134,10 @@ class Machine(SlotRig):
         """A command of the driver; what it is answered."""
 
         def begin() -> int:
-            number = self.driver.add(card.CTRL, [bytes((kind, command)) + data], [1])
-            self.driver.set(Reg.QUEUE_NOTIFY, card.CTRL)
-            assert self.driver.used(card.CTRL) == [(number, 1)]
-            return self.driver.data(card.CTRL, number)[0]
+            number = self.driver.add(self.ctrl, [bytes((kind, command)) + data], [1])
+            self.driver.set(Reg.QUEUE_NOTIFY, self.ctrl)
+            assert self.driver.used(self.ctrl) == [(number, 1)]
+            return self.driver.data(self.ctrl, number)[0]
 
         return await self.call(begin)
 
@@ -136,10 +150,10 @@ class Machine(SlotRig):
 
 @contextlib.asynccontextmanager
 async def machine(
-    offload: Offload = NOTHING, *, legacy: bool = False, **options: Any
+    offload: Offload = NOTHING, *, legacy: bool = False, queues: int = 1, **options: Any
 ) -> AsyncIterator[Machine]:
     async with rig() as networks:
-        made = Machine(networks, offload, options, legacy=legacy)
+        made = Machine(networks, offload, options, legacy=legacy, queues=queues)
         await made.open()
         try:
             yield made

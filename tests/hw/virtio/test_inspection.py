@@ -30,7 +30,7 @@ DISK = ("-blockdev", "driver=null-co,node-name=d0,read-zeroes=on")
 SLOTS = (
     "virtio-rng-device,id=r0",
     "virtio-blk-device,id=disk,drive=d0,num-queues=3,queue-size=64",
-    "virtio-net-device,id=net,mac=52:54:00:12:34:56,gso=off",
+    "virtio-net-device,id=net,mac=52:54:00:12:34:56,gso=off,mq=on",
     "virtio-serial-device,id=ser,max_ports=5",
     "virtio-balloon-device,id=bal,deflate-on-oom=on",
     "virtio-scsi-device,id=scsi,num_queues=2",

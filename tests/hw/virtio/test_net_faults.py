@@ -107,7 +107,8 @@ def test_hostile_drivers(seed: int) -> None:
         dice = random.Random(seed)
         async with machine(ALL, packed=True) as here:
             failures: list[BaseException] = []
-            look = here.device.look
+            pair = here.device.pairs[0]
+            look = pair.look
 
             def watched() -> None:
                 try:
@@ -116,7 +117,7 @@ def test_hostile_drivers(seed: int) -> None:
                     failures.append(error)
                     raise
 
-            here.device.look = watched  # type: ignore[method-assign]
+            pair.look = watched  # type: ignore[method-assign]
             edges = (0, 1, 2, 9, 10, 11, 12, 13, 26, 60, 1514, 65535, 65600, 1 << 20, (1 << 32) - 1)
             for _ in range(150):
                 await here.start(packed=bool(dice.getrandbits(1)))
