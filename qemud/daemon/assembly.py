@@ -122,6 +122,10 @@ class Assembly:
             from qemud.daemon.networks import warn_of
 
             warn_of(self._services.net, self.legacy_networks)
+        if self.line.global_:
+            from qemud.daemon.parts import warn_of_globals
+
+            warn_of_globals(self.line.global_)
         vm = self._services.vm
         await vm.mailboxes.call(vm.reset_devices)
         self.phase = _READY

@@ -78,10 +78,12 @@ def _check(document: Document) -> None:
 
 def _check_device(document: Document, place: tuple[str | int, ...], device: dict[str, Any]) -> None:
     from qemud.qom.creation import NOT_PROPERTIES, check_driver, check_property
+    from qemud.qom.types import types
 
     driver = device.get("driver")
     if not isinstance(driver, str):
         return
+    driver = types.resolve(driver)
     where: tuple[str | int, ...] = (*place, "driver")
     try:
         check_driver(driver)

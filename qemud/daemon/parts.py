@@ -13,10 +13,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qemud.daemon.cmdline import FromFile, UsageError, at, place_of, warner
+from qemud.logs import report
 from qemud.monitor.qmp.framing import parse_option
 from qemud.qapi.runtime.errors import GenericError, QmpError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from qemud._generated.types.options import GlobalProperty
     from qemud._generated.types.qdev import DeviceOptions
     from qemud.machine.services import Services
     from qemud.qom.creation import DeviceMaker
@@ -88,6 +92,15 @@ async def add_drives_device(services: Services, place: str, arguments: dict[str,
         await _maker(services).add(dict(arguments), hotplug=False, parse=parse_keyval_type)
     except QmpError as error:
         raise UsageError(f"{place}{error}") from None
+
+
+def warn_of_globals(given: Iterable[GlobalProperty]) -> None:
+    """Tell people of each `-global` that is for no type of devices: a shorter name of one is none, in QEMU neither."""
+    from qemud.qom.types import types
+
+    for each in given:
+        if not types.is_a(each.driver, "device"):
+            report(f"warning: global {each.driver}.{each.property} has invalid class name")
 
 
 def _maker(services: Services) -> DeviceMaker:

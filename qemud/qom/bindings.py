@@ -55,7 +55,13 @@ def _verify_union(
     registry: Registry, union: str, tag: str, creatable: Callable[[Registry, TypeEntry], bool]
 ) -> Iterator[str]:
     """Whether the branches of a union are the types that users can make, each with its type's properties."""
-    wanted = {entry.name: entry for entry in registry if creatable(registry, entry)}
+    wanted = {
+        name: entry
+        for entry in registry
+        if creatable(registry, entry)
+        for name in (entry.name, entry.alias)
+        if name
+    }
     base: Any = type_class(union)
     common = {field.encode_name for field in fields(base)}
     for leaf in leaves(base):
@@ -65,7 +71,7 @@ def _verify_union(
             yield f"'{union}' has the {tag} '{name}', which is no type that users can make"
             continue
         members = {field.encode_name for field in fields(leaf)} - common
-        given = {each.name for each in registry.properties(name) if each.writable}
+        given = {each.name for each in registry.properties(entry.name) if each.writable}
         if members != given:
             odd = ", ".join(sorted(members ^ given))
             yield f"'{union}' and the type '{name}' have not the same properties: {odd}"
@@ -108,7 +114,8 @@ def _verify(registry: Registry, entry: TypeEntry) -> Iterator[str]:
     for field, listed, bound in zip(
         TypeEntry.__struct_fields__, astuple(entry), astuple(actual), strict=True
     ):
-        if field != "category" and listed != bound:  # the heading in a list is no business of the class
+        # Under which heading and by what other name users see it is no business of the class.
+        if field not in {"alias", "category"} and listed != bound:
             yield f"type '{name}' is listed with {field} {listed!r}, its class has {bound!r}"
     state = cls.__dict__.get("state_type")
     if state is not None and getattr(state, "__state_version__", None) is None:

@@ -243,11 +243,11 @@ class DeviceMaker:
 
 
 def _driver(arguments: dict[str, Any]) -> str:
-    """The type's name among the arguments."""
+    """The type's name among the arguments, where a shorter one may stand for it."""
     driver = arguments.get("driver")
     if not isinstance(driver, str):
         raise GenericError("Parameter 'driver' is missing")
-    return driver
+    return types.resolve(driver)
 
 
 def check_driver(driver: str) -> None:
@@ -387,7 +387,7 @@ def _bus_below(bus: Bus, parts: list[str]) -> Bus:
     """One step of `_bus_by_path`: takes a device, and if there is one a bus, from the front of `parts`."""
     element = parts.pop(0)
     device = next((other for other in bus.devices if other.id == element), None) or next(
-        (other for other in bus.devices if other.type_name == element), None
+        (other for other in bus.devices if other.type_name == types.resolve(element)), None
     )
     if device is None:
         raise DeviceNotFound(f"Device '{element}' not found")

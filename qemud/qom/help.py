@@ -40,6 +40,7 @@ def device_help(text: str) -> str | None:
         return _devices()
     if not wanted:
         return None
+    typename = types.resolve(typename)
     types.check_device(typename)
     return options_of(typename)
 
@@ -55,6 +56,7 @@ def _devices() -> str:
             sections[entry.category].append(
                 f'name "{entry.name}"'
                 + (f", bus {bus}" if bus else "")
+                + (f', alias "{entry.alias}"' if entry.alias else "")
                 + (f', desc "{description}"' if description else "")
             )
     return "\n".join(

@@ -47,7 +47,7 @@ class TypeEntry(Struct, frozen=True):
     `location` is "package.module:Class", empty for an interface.  `options` and `status` name structs of the schema:
     the properties that can be given and those that can only be read.  `links` pairs members of `options` with the
     QOM type of the object that they name.  `category` is the heading under which `-device help` lists a device, see
-    `qemud.qom.help`.
+    `qemud.qom.help`, and `alias` a shorter name under which users may ask for it.
     """
 
     name: str
@@ -60,6 +60,7 @@ class TypeEntry(Struct, frozen=True):
     links: tuple[tuple[str, str], ...] = ()
     user_creatable: bool = False
     category: str = "Misc"
+    alias: str = ""
 
 
 class Registry:
@@ -68,6 +69,7 @@ class Registry:
     def __init__(self, rooms: Iterable[str] = ROOMS) -> None:
         self.rooms = tuple(rooms)
         self._listed: dict[str, TypeEntry] | None = None
+        self._aliases: dict[str, str] | None = None
         self._classes: dict[str, type[Object]] = {}
         self._properties: dict[str, tuple[Property, ...]] = {}
 
@@ -101,6 +103,12 @@ class Registry:
     def entry(self, name: str) -> TypeEntry | None:
         """What is known of the type, or None when there is none of that name."""
         return self._entries.get(name)
+
+    def resolve(self, name: str) -> str:
+        """The type that a shorter name of devices stands for; any other name as it is."""
+        if self._aliases is None:
+            self._aliases = {entry.alias: entry.name for entry in self if entry.alias}
+        return name if name in self._entries else self._aliases.get(name, name)
 
     def check_device(self, name: str) -> None:
         """Raise DeviceNotFound or GenericError unless the type is one of devices that can be made."""

@@ -86,4 +86,5 @@ def entries() -> Iterator[TypeEntry]:
                 links=kind.links,
                 user_creatable=True,
                 category=kind.category,
+                alias="" if ending else kind.name,
             )

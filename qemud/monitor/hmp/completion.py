@@ -80,8 +80,9 @@ def _files(typed: str) -> list[str]:
 
 async def _drivers(_shell: Shell) -> list[str]:
     from qemud._generated.types.qdev import DeviceDriver
+    from qemud.qom.types import types
 
-    return [driver.value for driver in DeviceDriver]
+    return [driver.value for driver in DeviceDriver if types.entry(driver.value) is not None]
 
 
 async def _object_types(_shell: Shell) -> list[str]:

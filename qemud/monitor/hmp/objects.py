@@ -44,7 +44,7 @@ def _device(values: dict[str, str]) -> dict[str, Any]:
     from qemud.qom.types import types
 
     driver = values.get("driver", "")
-    known = {given.name for given in types.properties(driver)} | {"driver", "bus", "id"}
+    known = {given.name for given in types.properties(types.resolve(driver))} | {"driver", "bus", "id"}
     if driver not in {each.value for each in DeviceDriver} or not values.keys() <= known:
         return dict(values)
     typed = to_wire(parse_keyval_type("DeviceOptions", dict(values)))

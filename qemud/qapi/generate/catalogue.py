@@ -41,7 +41,7 @@ def _head(title: str) -> list[str]:
 
 
 def _devices(schema: Schema, types: Iterable[Any]) -> str:
-    """The page of all types: rows have `name`, `parent`, `options`, `status`, `abstract` and `user_creatable`."""
+    """The page of all types: rows have `name`, `parent`, `options`, `status`, `alias`, `abstract` and `user_creatable`."""
     described = _descriptions(schema)
     entries = sorted(types, key=lambda entry: str(entry.name).lower())
     lines = _head(PAGES["devices.md"])
@@ -67,6 +67,8 @@ def _devices(schema: Schema, types: Iterable[Any]) -> str:
             notes.append("abstract")
         if entry.user_creatable:
             notes.append("made by `-device` and `device_add`")
+        if entry.alias:
+            notes.append(f"also called `{entry.alias}`")
         if notes:
             lines += [" · ".join(notes), ""]
         for label, name in (
