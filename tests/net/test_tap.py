@@ -43,7 +43,8 @@ def _queue(name: bytes, flags: int) -> tuple[int, bytes]:
     return fd, bytes(request[:16]).rstrip(b"\0")
 
 
-def _may_make_interfaces() -> bool:
+def may_make_interfaces() -> bool:
+    """Whether this process has the right to."""
     try:
         fd, _ = _queue(b"qemudt%d", _MULTI_QUEUE)
     except OSError:
@@ -161,7 +162,7 @@ async def _passed(here: Rig) -> None:
 def test_interfaces_with_several_queues() -> None:
     async def main() -> None:
         async with rig() as here:
-            if _may_make_interfaces():
+            if may_make_interfaces():
                 await _real(here)
                 await _passed(here)
             else:
