@@ -11,6 +11,8 @@ A node stands by itself when a client made it, when a device names it, or when m
 definition of what uses it.  Its options are those that it was given, with what has changed since: its children, and what
 `blockdev-reopen`, jobs and snapshots have made of its flags.  Flags that a node would inherit in the document are not repeated.
 
+A disk that is no drive and was given limits, as `block_set_io_throttle` does it, becomes a drive, which can say them.
+
 Nodes that jobs have put in are left out, as the jobs are.
 """
 
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from qemud.block.graph import Graph
     from qemud.block.node import BlockNode
 
+_NAMELESS = "disk"
 _GENERATED = "#"
 """What names begin with that no client can give."""
 
@@ -59,6 +62,11 @@ class Description:
             if backend.name or backend.device is not None
         }
         self._find_own()
+        self._drive_names = {
+            backend: self._drive_name(backend)
+            for backend in self._parts
+            if backend.name or backend.throttle is not None
+        }
         self._order: list[BlockNode] = []
         for node in graph.nodes.values():
             if node in self._names:
@@ -66,13 +74,16 @@ class Description:
         self.blockdevs = [
             parse_type("BlockdevOptions", self._definition(node, Flags())) for node in self._order
         ]
-        self.drives = [self._drive(backend, parts) for backend, parts in self._parts.items() if backend.name]
+        self.drives = [
+            self._drive(backend, name, self._parts[backend]) for backend, name in self._drive_names.items()
+        ]
 
     def name_for(self, device: object) -> str | None:
         """What the backend of a device is named by: a drive, or the node in it; None when it is empty."""
         for backend, parts in self._parts.items():
             if backend.device is device:
-                return backend.name or (None if parts.node is None else self._names[parts.node])
+                name = self._drive_names.get(backend)
+                return name or (None if parts.node is None else self._names[parts.node])
         return None
 
     def has(self, device: object) -> bool:
@@ -121,8 +132,19 @@ class Description:
         name = node.node_name
         if not name.startswith(_GENERATED):
             return name
-        base = made = name.removeprefix(_GENERATED)
-        number = 0
+        return self._unused(name.removeprefix(_GENERATED))
+
+    def _drive_name(self, backend: BlockBackend) -> str:
+        """The name of a drive; of what is to become one, that of the user's device, or one like it."""
+        if backend.name:
+            return backend.name
+        # Behind PCI the disk is a part of what has the name.
+        _, named, below = backend.device.path.partition("/peripheral/")
+        return self._unused(below.partition("/")[0] if named else _NAMELESS)
+
+    def _unused(self, base: str) -> str:
+        """The name, or with a number behind it when something has it already."""
+        made, number = base, 0
         while (
             made in self._graph.nodes
             or made in self._names.values()
@@ -177,10 +199,10 @@ class Description:
                 options["backing"] = None
         return options
 
-    def _drive(self, backend: BlockBackend, parts: _Parts) -> DriveConfiguration:
+    def _drive(self, backend: BlockBackend, name: str, parts: _Parts) -> DriveConfiguration:
         place, node = backend.legacy, parts.node
         made = DriveConfiguration(
-            id=backend.name,
+            id=name,
             if_=DriveInterface(place.interface) if place is not None else DriveInterface.NONE,
             bus=place.bus or None if place is not None else None,
             unit=place.unit if place is not None and place.interface != "none" else None,
@@ -209,7 +231,7 @@ class Description:
         throttle: Any = backend.throttle
         if throttle is not None:
             made.limits = _limits(throttle.group.limits)
-            made.group = throttle.group.name if throttle.group.name != backend.name else None
+            made.group = throttle.group.name if throttle.group.name != name else None
         return made
 
 

@@ -455,3 +455,43 @@ def test_what_is_wrong_only_when_it_is_made(tmp_path: Path, document: str, told:
     done = subprocess.run([QEMUD, "--config", str(path)], capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 1
     assert done.stderr == f"{QEMUD}: {path}:{told}\n"
+
+
+def test_limits_of_a_disk_without_a_drive(daemon: Starter, folder: Path):
+    program = daemon(
+        *DESCRIBED,
+        *("-blockdev", "null-co,node-name=n0,size=1048576", "-blockdev", "null-co,node-name=n1,size=1048576"),
+        *("-blockdev", "null-co,node-name=vdc,size=1048576"),
+        *("-device", "virtio-blk-pci,id=vda,drive=n0,rerror=stop", "-device", "virtio-blk-pci,drive=n1"),
+        *("-device", "virtio-blk-pci,id=vdc,drive=vdc,account-failed=off"),
+    )
+    none = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
+    paths = [each["qdev"] for each in program.qmp.command("query-block")]
+    shared = {"iops_rd": 7, "group": "shared"}
+    several = {"bps": 1 << 20, "bps_max": 2 << 20, "iops": 9, "iops_size": 4096, "group": "vda"}
+    for path, limits in zip(paths, (several, shared, shared), strict=True):
+        program.qmp.command("block_set_io_throttle", {**none, "id": path, **limits})
+    shown = program.qmp.command("query-block")
+    document = own(program.qmp.command("query-config"))
+    program.qmp.command("quit")
+    # The names of their devices, where nothing else has them.
+    assert [each["id"] for each in document["drives"]] == ["vda", "disk", "vdc-1"]
+    assert [each.get("group") for each in document["drives"]] == [None, "shared", "shared"]
+    assert [each["drive"] for each in document["devices"]] == ["vda", "disk", "vdc-1"]
+
+    def without_names(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return sorted(
+            ({name: value for name, value in each.items() if name != "device"} for each in told),
+            key=lambda each: str(each["qdev"]),
+        )
+
+    (folder / "again.json").write_text(json.dumps(document))
+    fresh = daemon("--config", str(folder / "again.json")).qmp
+    assert own(fresh.command("query-config")) == document
+    assert without_names(fresh.command("query-block")) == without_names(shown)
+    # They are limits as before: the command changes them, and takes them away.
+    fresh.command("block_set_io_throttle", {**none, "id": paths[0]})
+    told = next(
+        each for each in fresh.command("query-block") if each["qdev"].startswith("/machine/peripheral/vda")
+    )
+    assert told["inserted"]["bps"] == 0
