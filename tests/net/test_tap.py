@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import re
 import socket
 import struct
 from pathlib import Path
@@ -17,11 +18,14 @@ from qemud.net.client import connect, join
 from qemud.net.commands import NetHandlers
 from qemud.qapi.runtime.errors import GenericError
 from tests.net.support import End, Rig, frame, rig
+from tests.programs import QmpError
+from tests.system.test_descriptors import passing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from qemud.net.tap import TapNet
+    from tests.conftest import Starter
 
 _TUNSETIFF = 0x400454CA
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
@@ -171,6 +175,37 @@ def test_interfaces_with_several_queues() -> None:
             assert here.networks.clients == []
 
     asyncio.run(main())
+
+
+def test_queues_by_the_names_that_a_client_gave_them(daemon: Starter) -> None:
+    program = daemon("-machine", "virt", "-m", "64", "-S", "-display", "none", "-serial", "null")
+    qmp = program.qmp
+    may = may_make_interfaces()
+    if may:
+        first, name = _queue(b"qemudt%d", _MULTI_QUEUE)
+        second, _ = _queue(name, _MULTI_QUEUE)
+    else:
+        first, second = (each.detach() for each in socket.socketpair())
+    try:
+        for fd, given in ((first, "q0"), (second, "q1")):
+            passing(qmp, [fd], "getfd", fdname=given)
+        if may:
+            qmp.command("netdev_add", type="tap", id="t", fds="q0:q1")
+            shown = qmp.command("human-monitor-command", {"command-line": "info network"})
+            assert re.fullmatch(r"(t: index=[01],type=tap,fd=\d+\r\n){2}", shown)
+            qmp.command("netdev_del", id="t")
+        else:
+            with pytest.raises(QmpError, match="Unable to query TUNGETIFF on FD"):
+                qmp.command("netdev_add", type="tap", id="t", fds="q0:q1")
+        # They belong to the backend, and are gone with it.
+        with pytest.raises(QmpError, match="File descriptor named 'q0' has not been found"):
+            qmp.command("netdev_add", type="tap", id="t", fds="q0:q1")
+        passing(qmp, [first], "getfd", fdname="q0")
+        with pytest.raises(QmpError):
+            qmp.command("netdev_add", type="tap", id="t", fds="q0:q9")
+    finally:
+        os.close(first)
+        os.close(second)
 
 
 @pytest.mark.parametrize(

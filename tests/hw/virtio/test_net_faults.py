@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import struct
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,6 +19,9 @@ from qemud.qom.device import reset_tree
 from tests.hw.virtio.driver import BASE, RAM
 from tests.hw.virtio.net_rig import ALL, GROUP, HEAD, MINE, OTHER_GROUP, TO_OTHERS, machine
 from tests.net.support import frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def test_resets_and_unplugs_with_frames_under_way() -> None:
@@ -105,26 +109,28 @@ def test_hostile_drivers(seed: int) -> None:
 
     async def main() -> None:
         dice = random.Random(seed)
-        async with machine(ALL, packed=True) as here:
+        async with machine(ALL, packed=True, queues=2, mq=True) as here:
             failures: list[BaseException] = []
-            pair = here.device.pairs[0]
-            look = pair.look
 
-            def watched() -> None:
-                try:
-                    look()
-                except BaseException as error:
-                    failures.append(error)
-                    raise
+            def watched(look: Callable[[], None]) -> Callable[[], None]:
+                def watch() -> None:
+                    try:
+                        look()
+                    except BaseException as error:
+                        failures.append(error)
+                        raise
 
-            pair.look = watched  # type: ignore[method-assign]
+                return watch
+
+            for pair in here.device.pairs:
+                pair.look = watched(pair.look)  # type: ignore[method-assign]
             edges = (0, 1, 2, 9, 10, 11, 12, 13, 26, 60, 1514, 65535, 65600, 1 << 20, (1 << 32) - 1)
             for _ in range(150):
                 await here.start(packed=bool(dice.getrandbits(1)))
 
                 def attack() -> None:
                     driver = here.driver
-                    for queue in (card.RX, card.TX, card.CTRL):
+                    for queue in dice.sample(range(5), 5):
                         for _ in range(dice.randrange(4)):
                             pieces = []
                             for _ in range(dice.randrange(1, 5)):
@@ -153,7 +159,9 @@ def test_hostile_drivers(seed: int) -> None:
                     IndexError, AssertionError
                 ):  # the rings themselves were written into
                     await here.call(attack)
-                here.end.send(
+                if dice.getrandbits(1):
+                    await here.call(here.device.attempt, here.device.use_pairs, dice.randrange(1, 3))
+                dice.choice(here.ends).send(
                     [
                         (
                             dice.choice((b"", dice.randbytes(10))),
