@@ -128,6 +128,12 @@ class BlockBackend:
         return None if root is None else root.node
 
     @property
+    def reference(self) -> str:
+        """What names it now: its own name, or else its node's; empty when it has neither.  Any thread."""
+        node = self.node
+        return self.name or ("" if node is None else node.node_name)
+
+    @property
     def size(self) -> int:
         """Bytes; 0 without a medium.  Any thread."""
         root = self.root

@@ -283,6 +283,10 @@ class Object:
         """The value of the option of that wire name, as the struct holds it."""
         return getattr(self.options, attribute_of(type(self.options), name))
 
+    def shown_option(self, name: str) -> Any:
+        """The value of an option as it is shown: where it names what may have been replaced since, what is there now.  Any thread."""
+        return self.option(name)
+
     def status(self) -> Any:
         """The read-only properties, an instance of the struct bound with `status=`."""
         return None
@@ -336,8 +340,11 @@ class Object:
             if given.link:
                 target = self.link(name)
                 return target.path if target is not None else (self.option(name) or "")
-            holder = self.options if given.writable else self.status()
-            value = plain(getattr(holder, attribute_of(type(holder), name)))
+            if given.writable:
+                value = plain(self.shown_option(name))
+            else:
+                status = self.status()
+                value = plain(getattr(status, attribute_of(type(status), name)))
             return "" if value is None and given.type == "str" else value
         for standard, _ in self.standard_properties():
             if standard == name:

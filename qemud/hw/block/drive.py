@@ -60,6 +60,12 @@ class Drive:
         assert self._backend is not None
         return self._backend
 
+    @property
+    def reference(self) -> str | None:
+        """What the option `drive` is shown as: what names the backend now, or as it was given while there is none."""
+        backend = self._backend
+        return self._options.drive if backend is None else backend.reference
+
     async def find(self, services: Any, *, may_be_empty: bool = False) -> None:
         """Take the backend that the option `drive` names; with `may_be_empty` one without a medium if it names none.
 

@@ -84,6 +84,11 @@ class CfiPflash01(SysBusDevice, type_name="cfi.pflash01", options=CfiPflash01Opt
         """Whether anything is in it."""
         return self._backend is not None
 
+    def shown_option(self, name: str) -> Any:
+        """As in QEMU, `drive` names what is there now, after snapshots, jobs and changes of the medium."""
+        backend = self._backend
+        return backend.reference if name == "drive" and backend is not None else super().shown_option(name)
+
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def claim(self, services: Any) -> None:

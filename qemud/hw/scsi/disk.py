@@ -44,6 +44,10 @@ class ScsiDisk(ScsiDevice, type_name="scsi-disk-base", abstract=True, state=Scsi
         self.discard_granularity = 0
         self._was_in_use = False
 
+    def shown_option(self, name: str) -> Any:
+        """As in QEMU, `drive` names what is there now, after snapshots, jobs and changes of the medium."""
+        return self.drive.reference if name == "drive" else super().shown_option(name)
+
     # What it is.
 
     @property

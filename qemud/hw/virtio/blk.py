@@ -128,6 +128,10 @@ class VirtioBlk(
         in_slot = self.id is not None and self.bus is not None and self.bus.is_a("virtio-mmio-bus")
         return f"{self.path}/virtio-backend" if in_slot else ""
 
+    def shown_option(self, name: str) -> Any:
+        """As in QEMU, `drive` names what is there now, after snapshots, jobs and changes of the medium."""
+        return self.drive.reference if name == "drive" else super().shown_option(name)
+
     # Life.
 
     async def claim(self, services: Any) -> None:

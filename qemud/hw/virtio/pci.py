@@ -44,6 +44,7 @@ from qemud.hw.virtio.modern_registers import (
 from qemud.hw.virtio.queue import FEATURE_BAD
 from qemud.qapi.runtime.errors import GenericError
 from qemud.qom.types import types
+from qemud.qom.values import attribute_of
 
 if TYPE_CHECKING:
     from qemud.qom.properties import Provenance
@@ -92,6 +93,13 @@ class VirtioPci(
             setattr(options, name, getattr(self.options, name))
         for name, type_name in self.backend.links.items():
             self.backend.set_link(name, type_name, self.link(name))
+
+    def shown_option(self, name: str) -> Any:
+        """The device's own options are shown as it shows them."""
+        owner = (
+            self.backend if hasattr(self.backend.options, attribute_of(type(self.options), name)) else None
+        )
+        return super().shown_option(name) if owner is None else owner.shown_option(name)
 
     def property_changed(self, name: str) -> None:
         """One of the device's own options may change while it is in use."""
