@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import termios
 import time
 from pathlib import Path
 from typing import Self
@@ -146,6 +147,12 @@ class VirshTerminal:
         self._seen = 0
 
     def type(self, text: str) -> None:
+        """Type into a console, once virsh has set its terminal up: it throws away what was typed before."""
+        deadline = time.monotonic() + LIMIT
+        while termios.tcgetattr(self._controller)[3] & termios.ICANON:
+            assert time.monotonic() < deadline, self._log
+            assert self._process.poll() is None, self._log
+            time.sleep(0.001)
         os.write(self._controller, text.encode())
 
     def expect(self, text: str) -> str:

@@ -103,7 +103,10 @@ class FileNode(BlockNode, driver=BlockdevDriver.FILE):
     def _open_file(self, flags: int) -> int:
         """Open it by its name.  GenericError."""
         try:
-            return open_file(self.name, flags)
+            # A FIFO would be waited for, until somebody opens its other end, before it is refused.
+            fd = open_file(self.name, flags | os.O_NONBLOCK)
+            os.set_blocking(fd, True)
+            return fd
         except FdsetError as error:
             raise GenericError(error.reason) from None
         except OSError as error:

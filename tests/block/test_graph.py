@@ -48,6 +48,19 @@ def test_a_failed_definition_leaves_nothing_open(tmp_path: Path):
     assert set(os.listdir("/proc/self/fd")) <= before
 
 
+def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    async def test(graph: Graph, _events: list[Event]) -> None:
+        for read_only in (True, False):
+            options = {"driver": "file", "filename": str(fifo), "read-only": read_only}
+            with pytest.raises(GenericError, match="driver requires '.*/fifo' to be a regular file"):
+                await opened(graph, node_name="bad", **options)
+
+    with_graph(test)
+
+
 def test_users_that_conflict_are_told_of_each_other(tmp_path: Path):
     del tmp_path
 

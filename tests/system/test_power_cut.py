@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.guests.disk import COMPILER
-from tests.system.debian import check_image, drive, small, to_raw
+from tests.system.debian import drive, small, to_raw
 from tests.system.journal import COMMAND, EVERY, SIZE, holds
 from tests.system.linux import run, shell
 
@@ -55,5 +55,7 @@ def test_killed_while_linux_writes(daemon: Starter, tmp_path: Path, seed: int) -
     # An image with lazy reference counts is repaired when it is opened for writing next.
     if "lazy_refcounts=on" in options:
         subprocess.run(["qemu-img", "check", "-q", "-r", "all", str(image)], capture_output=True, check=False)
-    check_image(image)
+    done = subprocess.run(["qemu-img", "check", str(image)], capture_output=True, text=True, check=False)
+    # 3: nothing but clusters that were taken and not yet used, which is all that may be left of an image without lazy counts.
+    assert done.returncode in {0, 3}, done.stdout + done.stderr
     holds(to_raw(image).read_bytes(), flushed)
