@@ -105,12 +105,12 @@ class FileNode(BlockNode, driver=BlockdevDriver.FILE):
         try:
             # A FIFO would be waited for, until somebody opens its other end, before it is refused.
             fd = open_file(self.name, flags | os.O_NONBLOCK)
-            os.set_blocking(fd, True)
-            return fd
         except FdsetError as error:
             raise GenericError(error.reason) from None
         except OSError as error:
             raise GenericError(f"Could not open '{self.name}': {error.strerror}") from None
+        os.set_blocking(fd, True)
+        return fd
 
     def _flags_for(self, flags: Flags, needs: int) -> int:
         """How the file is to be open, for users who need this."""

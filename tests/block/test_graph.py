@@ -55,7 +55,7 @@ def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path):
     async def test(graph: Graph, _events: list[Event]) -> None:
         for read_only in (True, False):
             options = {"driver": "file", "filename": str(fifo), "read-only": read_only}
-            with pytest.raises(GenericError, match="driver requires '.*/fifo' to be a regular file"):
+            with pytest.raises(GenericError, match=r"driver requires '.*/fifo' to be a regular file"):
                 await opened(graph, node_name="bad", **options)
 
     with_graph(test)
