@@ -454,11 +454,14 @@ async def claim_drive(graph: Graph, device: Any, prop: str, value: str) -> Block
 async def release_drive(backend: BlockBackend, *, unplugged: bool = False) -> None:
     """A device gives back what `claim_drive` gave it; `unplugged` when it was in use, and not only tried.
 
-    What was made for the device goes with it, and so does a `-drive` when its device is unplugged.
+    What was made for the device goes with it, and so does a `-drive` when its device is unplugged; jobs on that are cancelled.
     """
-    node = backend.node
+    node, jobs = backend.node, backend.graph.jobs
+    goes = unplugged and backend.legacy is not None
     if node is not None:
+        if goes and jobs is not None:
+            await jobs.cancel_on(node)
         await node.drain()
     backend.detach_device()
-    if not backend.name or (unplugged and backend.legacy is not None):
+    if goes or not backend.name:
         await backend.close()

@@ -78,6 +78,10 @@ class BlockJob(Job):
         self._uses.append(self.graph.attach(self, node, needs=needs, shares=shares, name=name))
         node.blockers[self] = f"block device is in use by block job: {self.type.value}"
 
+    def has(self, node: BlockNode) -> bool:
+        """As in the base."""
+        return any(edge.node is node for edge in self._uses)
+
     def let_go_later(self) -> list[BlockNode]:
         """Use no node any more, in this turn of the loop; the nodes are held, and to be released by who calls."""
         nodes = []

@@ -37,6 +37,7 @@ from qemud.qapi.runtime.errors import GenericError
 if TYPE_CHECKING:
     from qemud._generated.types.job import JobType
     from qemud.block.jobs.manager import Group, Jobs
+    from qemud.block.node import BlockNode
 
 
 class Job:
@@ -99,6 +100,10 @@ class Job:
 
     async def clean(self) -> None:
         """Let go of everything; after `commit` or `abort`."""
+
+    def has(self, _node: BlockNode) -> bool:
+        """Whether the job uses a node."""
+        return False
 
     async def on_pause(self) -> None:
         """The job is about to be held: wait for what is under way."""

@@ -22,6 +22,7 @@ from qemud.qapi.runtime.errors import GenericError
 if TYPE_CHECKING:
     from qemud.block.graph import Graph
     from qemud.block.jobs.job import Job
+    from qemud.block.node import BlockNode
 
 _REST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._")
 
@@ -83,6 +84,13 @@ class Jobs:
             async with self.turn:
                 if job in self.all:
                     await self.cancel_and_wait(job)
+
+    async def cancel_on(self, node: BlockNode) -> None:
+        """Begin to end, as cancelled by a client, all jobs that use a node: the drive goes with its device."""
+        async with self.turn:
+            for job in list(self.all):
+                if job.has(node) and not job.cancelled and not job.over:
+                    await self._cancel(job, force=False)
 
     # What clients ask for.  Whoever calls has the turn.
 

@@ -51,6 +51,8 @@ class Drive:
         self.min_io = self.opt_io = 0
         self.discard_granularity: int | None = None
         self.cylinders = self.heads = self.sectors = 0
+        self.in_use = False
+        """Whether the device has been made, and is unplugged when it gives the drive back; the device says so."""
         self.write_cache = True
         """What the user has chosen; the guest may change it until the next reset."""
 
@@ -110,14 +112,14 @@ class Drive:
         vm = self._services.vm
         self.disk = Disk(backend, vm.mailboxes, vm)
 
-    async def release(self, *, unplugged: bool = False) -> None:
-        """Give everything back; what `find` or `set_up` has not taken is not missed.  `unplugged`: it has been in use."""
+    async def release(self) -> None:
+        """Give everything back; what `find` or `set_up` has not taken is not missed."""
         if "disk" in self.__dict__:
             self.disk.close()
             del self.disk
         if self._backend is not None:
             backend, self._backend = self._backend, None
-            await release_drive(backend, unplugged=unplugged)
+            await release_drive(backend, unplugged=self.in_use)
 
     def on_resize(self, tell: Callable[[], None]) -> None:
         """Call `tell` in the loop whenever the medium has another size."""

@@ -42,7 +42,6 @@ class ScsiDisk(ScsiDevice, type_name="scsi-disk-base", abstract=True, state=Scsi
         super().__init__(*arguments, **keywords)
         self.drive = Drive(self, self.options)
         self.discard_granularity = 0
-        self._was_in_use = False
 
     def shown_option(self, name: str) -> Any:
         """As in QEMU, `drive` names what is there now, after snapshots, jobs and changes of the medium."""
@@ -134,7 +133,7 @@ class ScsiDisk(ScsiDevice, type_name="scsi-disk-base", abstract=True, state=Scsi
 
     async def give_up(self) -> None:
         """Give the drive back."""
-        await self.drive.release(unplugged=self._was_in_use)
+        await self.drive.release()
 
     def _check_medium(self) -> None:
         if not self.removable and self.drive.backend.node is None:
@@ -155,9 +154,9 @@ class ScsiDisk(ScsiDevice, type_name="scsi-disk-base", abstract=True, state=Scsi
     def realize(self) -> None:
         """Be ready for commands."""
         self.disk = self.drive.disk
-        self._was_in_use = True
         self.block_size = self._default_block_size()
         super().realize()
+        self.drive.in_use = True
 
     def _default_block_size(self) -> int:
         return self.drive.logical

@@ -182,6 +182,7 @@ class VirtioBlk(
         self.queue_sizes = (self.options.queue_size,) * self._queue_count
         self._retry = self.machine.clock.timer(self._begin_restored)
         super().realize()
+        self.drive.in_use = True
 
     def unrealize(self) -> None:
         """Requests under way come to nothing."""
