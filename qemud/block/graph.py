@@ -280,10 +280,10 @@ class Graph:
         """Let edges end at another node, all of them or, with GenericError, none.  The nodes are drained."""
         moved = [(edge, edge.node) for edge in edges]
         for edge, _ in moved:
+            check_cycle(edge.user, edge.name, node)
+        for edge, _ in moved:
             self.repoint(edge, node)
         try:
-            for edge, _ in moved:
-                check_cycle(edge.user, edge.name, node)
             self.refresh([*dict.fromkeys([node, *(old for _, old in moved)])])
         except GenericError:
             for edge, old in moved:
@@ -294,9 +294,9 @@ class Graph:
                 edge.user.child_resized(edge)
 
     def replace(self, old: BlockNode, new: BlockNode, *, keep: Iterable[Edge] = ()) -> None:
-        """Put a node in the place of another for all its users, but for `keep` and for `new` itself.  GenericError."""
-        kept = set(keep)
-        self.move([edge for edge in old.parents if edge not in kept and edge.user is not new], new)
+        """Put a node in the place of another for all its users, but for `keep`, `new` itself and what is below it.  GenericError."""
+        kept, below = set(keep), set(descendants(new))
+        self.move([edge for edge in old.parents if edge not in kept and edge.user not in below], new)
 
     async def release(self, node: BlockNode) -> None:
         """Hold a node no longer; close it when nobody uses it."""

@@ -50,7 +50,9 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
 
 
 def address_of(view: memoryview) -> int:
-    """Where a writable buffer is in memory."""
+    """Where a writable buffer is in memory; an empty one is anywhere, say 0."""
+    if not view.nbytes:
+        return 0
     import ctypes
 
     return ctypes.addressof(ctypes.c_char.from_buffer(view))

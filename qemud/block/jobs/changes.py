@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qemud.block.edges import Role
+from qemud.block.filters import FilterNode
+from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
     from qemud.block.node import BlockNode
@@ -13,6 +15,10 @@ if TYPE_CHECKING:
 async def set_backing(node: BlockNode, backing: BlockNode | None) -> None:
     """Give a node another backing file, or none; both are drained.  GenericError, and then nothing has changed."""
     graph = node.graph
+    if backing is not None and not node.supports_backing and not isinstance(node, FilterNode):
+        raise GenericError(
+            f"Driver '{node.driver.value}' of node '{node.node_name}' does not support backing files"
+        )
     edge = node.edges.get("backing")
     if edge is None:
         if backing is not None:

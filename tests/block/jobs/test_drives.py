@@ -123,6 +123,44 @@ def test_backup(tmp_path: Path, sync: str, fmt: str, *, compress: bool) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("mode", ["absolute-paths", "existing"])
+def test_backup_of_what_is_overwritten(tmp_path: Path, mode: str) -> None:
+    """The copy has the disk as its backing file while the job goes on, which is below the job, and above the disk."""
+
+    async def test(client: Client) -> None:
+        guest = await overlay(client, tmp_path)
+        copy = tmp_path / "copy"
+        if mode == "existing":
+            qemu_img("create", "-q", "-f", "qcow2", copy, SIZE)
+        arguments = {"device": "hd0", "target": str(copy), "sync": "none", "mode": mode}
+        await client("drive-backup", format="qcow2", **arguments)
+        await client.status("hd0", "running")
+        for _ in range(20):
+            await guest.write_once()
+        await client("job-cancel", id="hd0")
+        await client.until("BLOCK_JOB_CANCELLED", device="hd0", type="backup")
+        await client.status("hd0", "null")
+        assert await guest.read() == guest.disk
+        (tmp_path / "raw").write_bytes(bytes(SIZE))
+        with pytest.raises(
+            GenericError, match=r"^Driver 'raw' of node '#block\d+' does not support backing files$"
+        ):
+            await client(
+                "drive-backup",
+                device="hd0",
+                target=str(tmp_path / "raw"),
+                format="raw",
+                sync="none",
+                mode="existing",
+            )
+        await guest.unplug()
+        await client("blockdev-del", node_name="disk")
+        assert content(tmp_path, "disk.qcow2", "qcow2") == guest.disk
+        qemu_img("check", "-q", copy)
+
+    run(test)
+
+
 def test_what_was_backed_up_before_is_not_again(tmp_path: Path) -> None:
     """A full backup and two incremental ones, each above the one before."""
 
