@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import statistics
 import tempfile
 import time
 from typing import TYPE_CHECKING
 
+from bench.qmp import trip
 from bench.startup import NO_MACHINE, resident
 from bench.table import Row
 from tests.programs import Program, QmpClient, QmpError
@@ -39,10 +41,7 @@ def objects(program: str) -> dict[str, float]:
     with Program(program, *VIRT, watched=False) as running:
         qmp = running.qmp
         paths = list(tree(qmp, "/"))  # also warms what is made on first use
-        start = time.perf_counter()
-        for path in paths:
-            qmp.command("qom-list", path=path)
-        figures = {"walk": (time.perf_counter() - start) * 1e6 / len(paths)}
+        figures = {"walk": mean(qmp.socket, "qom-list", "path", paths)}
         if running.qemud:
             machine = [path for path in paths if path.startswith("/machine")]
             qmp.command("qom-list-get", paths=machine)
@@ -51,11 +50,16 @@ def objects(program: str) -> dict[str, float]:
             figures["values"] = (time.perf_counter() - start) * 1e3
         names = [entry["name"] for entry in qmp.command("qom-list-types", implements="device")]
         asked = [name for name in names if has_properties(qmp, name)]
-        start = time.perf_counter()
-        for name in asked:
-            qmp.command("device-list-properties", typename=name)
-        figures["types"] = (time.perf_counter() - start) * 1e6 / len(asked)
+        figures["types"] = mean(qmp.socket, "device-list-properties", "typename", asked)
     return figures
+
+
+def mean(connection: socket.socket, command: str, argument: str, values: list[str]) -> float:
+    """Microseconds from question to answer, which nobody looks at: a client takes as long for one program as for the other."""
+    requests = [
+        json.dumps({"execute": command, "arguments": {argument: value}}).encode() + b"\n" for value in values
+    ]
+    return statistics.fmean(trip(connection, request)[0] for request in requests) * 1e6
 
 
 def tree(qmp: QmpClient, path: str) -> Iterator[str]:
