@@ -40,7 +40,7 @@ def read_file(path: str, trouble: str) -> bytes:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with open(fd, "rb") as file:
-            content = file.read(_LIMIT + 1)
+            content = file.read(_LIMIT + 1) or b""  # None: a FIFO whose writer has nothing to say yet
     except (OSError, ValueError) as error:
         reason = f"Failed to open file “{path}”: {getattr(error, 'strerror', None) or error}"
         raise GenericError(trouble.format(path, reason)) from None

@@ -129,6 +129,12 @@ def test_a_pipe_is_no_file_of_rules(tree: Tree, add: Callable[..., Any], tmp_pat
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(GenericError, match=r"not a regular file$"):
         add("authz-list-file", filename=os.fspath(tmp_path / "pipe"))
+    writer = os.open(tmp_path / "pipe", os.O_RDWR)  # somebody, who says nothing
+    try:
+        with pytest.raises(GenericError, match=r"not a regular file$"):
+            add("authz-list-file", filename=os.fspath(tmp_path / "pipe"))
+    finally:
+        os.close(writer)
     assert not tree.objects.children
 
 
