@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.programs import QmpClient, QmpError
+from tests.programs import LIMIT, QmpClient, QmpError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,14 +132,17 @@ def test_a_connection_is_yanked_out_of_band_by_another(daemon: Starter, tmp_path
     instance = {"type": "chardev", "id": "c"}
     assert program.qmp.command("query-yank") == [{"type": "chardev", "id": "test-qmp"}, instance]
     peer = socket.socket(socket.AF_UNIX)
-    peer.settimeout(60)
     peer.connect(str(tmp_path / "s"))
     wrong = [instance, {"type": "chardev", "id": "n"}]
     with pytest.raises(QmpError, match=r"^Instance not found$") as error:
         program.qmp.command("yank", instances=wrong)
     assert error.value.error_class == "DeviceNotFound"
     peer.send(b"still connected")
-    program.qmp.command("yank", instances=[instance])
+    # A connection is there for its peer before the program has taken it.
+    deadline = time.monotonic() + LIMIT
+    while not select.select([peer], [], [], 0)[0]:
+        assert time.monotonic() < deadline
+        program.qmp.command("yank", instances=[instance])
     assert peer.recv(1) == b""
     again = socket.socket(socket.AF_UNIX)
     again.connect(str(tmp_path / "s"))
