@@ -176,8 +176,11 @@ class QdevHandlers(QdevCommands):
 
     async def device_list_properties(self, *, typename: str) -> list[ObjectPropertyInfo]:
         """The properties of a type of devices."""
-        types.check_device(typename)
-        return _type_properties(typename)
+        found = _device_properties.get(typename)
+        if found is None:
+            types.check_device(typename)
+            found = _device_properties[typename] = _type_properties(typename)
+        return found
 
     async def device_add(self, arguments: dict[str, Any]) -> Raw:
         """Add a device.  The arguments come unchecked: the errors are the device's, not the schema's."""
@@ -234,3 +237,5 @@ def _type_properties(typename: str) -> list[ObjectPropertyInfo]:
 
 
 _type_properties_cache: dict[str, list[ObjectPropertyInfo]] = {}
+_device_properties: dict[str, list[ObjectPropertyInfo]] = {}
+"""Those of types that are known to be devices that can be made."""
