@@ -152,7 +152,7 @@ class VirshTerminal:
         while termios.tcgetattr(self._controller)[3] & termios.ICANON:
             assert time.monotonic() < deadline, self._log
             assert self._process.poll() is None, self._log
-            time.sleep(0.001)
+            time.sleep(0.001)  # no event tells that a terminal has been set up
         os.write(self._controller, text.encode())
 
     def expect(self, text: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.config.test_document import own
-from tests.docs.transcripts import blocks, conversation, differs, options
+from tests.docs.transcripts import blocks, options, play
 from tests.programs import LIMIT, QEMUD, Program
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -26,12 +26,7 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             Path("machine.toml").write_text(block.text)
         elif block.language == "qmp":
             assert program is not None
-            for message in conversation(block):
-                if message.sent:
-                    program.qmp.send(json.dumps(message.value).encode() + b"\n")
-                    continue
-                trouble = differs(message.value, found := program.qmp.message())
-                assert not trouble, f"{PAGE.name}:{message.line}: {trouble} in {found}"
+            play(program, PAGE, block)
         elif (words := options(block)) is not None:
             program = Program(QEMUD, *words, negotiate=False)
         else:

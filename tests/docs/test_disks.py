@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.docs.transcripts import blocks, conversation, differs, options
+from tests.docs.transcripts import blocks, options, play
 from tests.programs import QEMUD, Program
 
 PAGE = Path(__file__).parents[2] / "docs" / "disks.md"
@@ -30,12 +29,7 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             continue
         assert program is not None
-        for message in conversation(block):
-            if message.sent:
-                program.qmp.send(json.dumps(message.value).encode() + b"\n")
-                continue
-            trouble = differs(message.value, found := program.qmp.message())
-            assert not trouble, f"{PAGE.name}:{message.line}: {trouble} in {found}"
+        play(program, PAGE, block)
     assert program is not None
     program.close()
     subprocess.run(["qemu-img", "check", "-q", "today.qcow2"], check=True)

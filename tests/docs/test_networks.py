@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.docs.transcripts import blocks, conversation, differs, options
+from tests.docs.transcripts import blocks, options, play
 from tests.programs import QEMUD, Program
 
 if TYPE_CHECKING:
@@ -31,10 +30,6 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = options(start)
     assert words is not None
     with Program(QEMUD, *words, negotiate=False) as program:
-        for message in (message for block in talks for message in conversation(block)):
-            if message.sent:
-                program.qmp.send(json.dumps(message.value).encode() + b"\n")
-                continue
-            trouble = differs(message.value, found := program.qmp.message())
-            assert not trouble, f"{PAGE.name}:{message.line}: {trouble} in {found}"
+        for block in talks:
+            play(program, PAGE, block)
     assert Path("net.pcap").stat().st_size == 24, "the header of an empty file of frames"

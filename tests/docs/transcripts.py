@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.programs import Program
+
 ANY = "…"
 
 
@@ -50,6 +52,16 @@ def conversation(block: Block) -> Iterator[Message]:
     for arrow, text in zip(parts[1::2], parts[2::2], strict=True):
         yield Message(arrow == "->", json.loads(text), line)
         line += text.count("\n")
+
+
+def play(program: Program, page: Path, block: Block) -> None:
+    """Send what a block of a page sends; what comes is as the page says."""
+    for message in conversation(block):
+        if message.sent:
+            program.qmp.send(json.dumps(message.value).encode() + b"\n")
+            continue
+        trouble = differs(message.value, found := program.qmp.message())
+        assert not trouble, f"{page.name}:{message.line}: {trouble} in {found}"
 
 
 def options(block: Block) -> list[str] | None:

@@ -14,7 +14,6 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from qemud.block.edges import Role
-from qemud.block.graph import descendants
 from qemud.block.jobs.filters import job_edges
 from qemud.block.reopen import set_read_only
 from qemud.qapi.runtime.errors import GenericError
@@ -62,9 +61,7 @@ async def replace(job: Mirror, target: BlockNode) -> None:
                 f"Can no longer replace '{old.node_name}' by '{target.node_name}', because it can no longer be guaranteed "
                 "that doing so would not lead to an abrupt change of visible data"
             )
-        inside = set(map(id, descendants(target)))
-        keep = [edge for edge in old.parents if id(edge.user) in inside]
-        graph.replace(old, target, keep=[*keep, *job_edges(old)])
+        graph.replace(old, target, keep=job_edges(old))
 
 
 def can_replace(top: BlockNode, node: BlockNode) -> bool:
