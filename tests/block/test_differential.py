@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.programs import QEMU, QEMUD, QmpError
+from tests.programs import LIMIT, QEMU, QEMUD, QmpError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -364,7 +364,7 @@ def test_drives_that_cannot_be_are_refused_in_the_same_words(tmp_path: Path, dri
             capture_output=True,
             text=True,
             check=False,
-            timeout=20,
+            timeout=LIMIT,
             stdin=subprocess.DEVNULL,
         )
         said.append((done.returncode, done.stderr.partition(": ")[2]))

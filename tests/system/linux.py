@@ -34,3 +34,12 @@ def shell(program: Program) -> None:
 def run(program: Program, command: str) -> list[str]:
     """What a command typed at the guest's prompt prints."""
     return program.serial.command(command, prompt=PROMPT)
+
+
+def ping(program: Program, address: str, times: int = 3) -> None:
+    """The guest hears from an address so many times.
+
+    Each packet has a process of its own: one that has heard an answer waits for the next for a second only.
+    """
+    for _ in range(times):
+        assert "1 packets received" in "".join(run(program, f"ping -c 1 -W 60 {address}"))
