@@ -27,7 +27,7 @@ def run_on(loop: str, coroutine: Coroutine[Any, Any, None]) -> None:
     """Run on one of `LOOPS`; what hangs fails."""
 
     async def limited() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await coroutine
 
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:

@@ -59,7 +59,7 @@ class Terminal:
     def expect(self, text: bytes) -> None:
         seen = b""
         while text not in seen:
-            assert select.select([self.fd], [], [], 20)[0], seen
+            assert select.select([self.fd], [], [], 60)[0], seen
             seen += os.read(self.fd, 1000)
 
     def type(self, text: bytes) -> None:
@@ -74,7 +74,7 @@ class Terminal:
 
     def becomes(self, mode: list[Any]) -> bool:
         """Whether the terminal gets into a mode."""
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while self.mode() != mode:
             if time.monotonic() > end:
                 return False

@@ -107,7 +107,7 @@ def run(path: Path, *code: Any, during: Callable[[Guest], Awaitable[None]] | Non
         guest = Guest(path, program(*code), asyncio.get_running_loop().create_future())
         try:
             await guest.start()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await (guest.ended if during is None else during(guest))
         finally:
             await guest.thread.end()

@@ -210,7 +210,7 @@ def test_waiting_in_the_loop() -> None:
             await call(lambda: None)
             assert not any(task.done() for task in waiting)
             await call(lease.release)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await asyncio.gather(*waiting)
         finally:
             await thread.end()
