@@ -106,6 +106,12 @@ class BlockBackend:
         self.iostatus = BlockDeviceIoStatus.OK
         self.needs = 0
         self.shares = permission.ALL
+        self.put_aside = False
+        """Whether its node is inactive, so that it has no permissions until that is over; see `qemud.block.activity`."""
+        self.shares_all = False
+        """Whether everything is shared until the machine that comes in has arrived."""
+        self.bears_inactive = False
+        """Whether its node may become inactive although it needs something."""
         self.at_once = threading.Lock()
         """Held by the machine thread while it uses `node_now`, and by the loop while it changes it."""
         self.node_now: BlockNode | None = None
@@ -152,8 +158,16 @@ class BlockBackend:
 
     def insert(self, node: BlockNode) -> None:
         """Use a node from now on.  GenericError: others use it in a way that conflicts."""
-        self.root = self.graph.attach(self, node, needs=self.needs, shares=self.shares)
+        self.put_aside = aside = node.inactive and self.can_inactivate
+        needs, shares = (0, permission.ALL) if aside else (self.needs, self.shares)
+        self.root = self.graph.attach(self, node, needs=needs, shares=shares)
         self.update_now()
+
+    @property
+    def can_inactivate(self) -> bool:
+        """Whether it bears that its node becomes inactive: devices and drives do, and who only reads."""
+        claimed = self.device is not None or bool(self.name)
+        return claimed or self.bears_inactive or not self.needs & ~permission.CONSISTENT_READ
 
     async def remove(self) -> None:
         """Use the node no longer: what is under way is waited for."""
@@ -162,6 +176,7 @@ class BlockBackend:
             return
         async with root.node.drained():
             self.root = None
+            self.put_aside = self.shares_all = False
             self.update_now()
             root.node.holds += 1
             self.graph.cut(root)
@@ -178,7 +193,7 @@ class BlockBackend:
 
     def set_permissions(self, needs: int, shares: int) -> None:
         """Need and share something else.  GenericError, and then nothing has changed."""
-        if self.root is not None:
+        if self.root is not None and not self.put_aside:
             self.graph.set_permissions(self.root, needs, shares)
         self.needs, self.shares = needs, shares
 

@@ -53,6 +53,19 @@ class BlockCoreHandlers(BlockCoreCommands):
         """`blockdev-del`."""
         await self._graph.remove(node_name)
 
+    async def blockdev_set_active(self, *, node_name: str | None, active: bool) -> None:
+        """`blockdev-set-active`."""
+        from qemud.block import activity
+
+        graph = self._graph
+        if node_name is None:
+            await (graph.activate_all() if active else graph.inactivate_all())
+            return
+        node = graph.find_node(node_name)
+        if node is None:
+            raise GenericError(f"Failed to find node with node-name='{node_name}'")
+        await (activity.activate(graph, node) if active else activity.inactivate(graph, node))
+
     async def blockdev_reopen(self, *, options: list[BlockdevOptions]) -> None:
         """`blockdev-reopen`."""
         from qemud.block.reopen import reopen

@@ -289,6 +289,8 @@ def _tell_flags(options: dict[str, Any], node: BlockNode, inherited: Flags) -> N
         value, option = getattr(flags, name), name.replace("_", "-")
         if option in options or value != getattr(inherited, name):
             options[option] = value
+    if "active" in options or flags.inactive != inherited.inactive:
+        options["active"] = not flags.inactive
     if "discard" in options or flags.unmap != inherited.unmap:
         options["discard"] = "unmap" if flags.unmap else "ignore"
     if "cache" in options or (flags.direct, flags.no_flush) != (inherited.direct, inherited.no_flush):

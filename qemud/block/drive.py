@@ -191,7 +191,7 @@ async def _make(
                 backend,
                 filename,
                 options,
-                flags,
+                flags._replace(inactive=graph.incoming),
                 snapshot=snapshot,
                 copy_on_read=copy_on_read,
             )

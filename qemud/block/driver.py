@@ -33,6 +33,8 @@ class Flags(NamedTuple):
     force_share: bool = False
     no_backing: bool = False
     """Do not open the backing file that the image names (a reopen, or a node that somebody else completes)."""
+    inactive: bool = False
+    """Another process has the image; see `qemud.block.activity`."""
 
 
 class Extent(NamedTuple):
@@ -119,6 +121,8 @@ class Driver:
     makes_images: ClassVar[bool] = False
     """Whether `create` makes new images of this kind."""
     encrypted: ClassVar[bool] = False
+    file_shown: ClassVar[str] = "file"
+    """What the child `file` is called when it is refused."""
     implicit = False
     """Put into the graph by a job: clients that ask for drives are not told of it."""
     is_temporary = False
@@ -133,6 +137,7 @@ class Driver:
     node_name: str
     options: Any
     read_only: bool
+    flags: Flags
     children: dict[str, BlockNode]
     edges: dict[str, Edge]
 
@@ -177,11 +182,35 @@ class Driver:
     async def abort_reopen(self) -> None:
         """Undo `prepare_reopen`."""
 
+    # Handing the image over to another process.
+
+    @property
+    def inactive(self) -> bool:
+        """Whether another process has the image; see `qemud.block.activity`.  Any thread."""
+        return self.flags.inactive
+
+    @property
+    def writable(self) -> bool:
+        """Whether it can be written to now."""
+        return not self.read_only and not self.flags.inactive
+
+    async def do_inactivate(self) -> None:
+        """Write what is in memory only: another process will have the image.  OSError, and then it is as before.
+
+        The node is drained, flushed and still active.
+        """
+
+    async def do_activate(self) -> None:
+        """Read again what another process may have changed.  GenericError, and then it is as before.
+
+        The node is drained and active already, and so is what is below it.
+        """
+
     # Permissions.
 
     def child_permissions(self, edge: Edge, needs: int, shares: int) -> tuple[int, int]:
         """What this node needs of a child and shares, when its own users need and share this; by the child's role."""
-        return needs_of_child(edge.role, needs, shares, writable=not self.read_only)
+        return needs_of_child(edge.role, needs, shares, writable=self.writable, inactive=self.inactive)
 
     def prepare_permissions(self, needs: int, shares: int) -> None:
         """Get from the host what the users are to have (locks, a writable descriptor).  GenericError.

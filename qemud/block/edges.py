@@ -120,12 +120,15 @@ def first_busy(node: User) -> User | None:
     return None
 
 
-def needs_of_child(role: int, needs: int, shares: int, *, writable: bool) -> tuple[int, int]:
+def needs_of_child(
+    role: int, needs: int, shares: int, *, writable: bool, inactive: bool = False
+) -> tuple[int, int]:
     """What a node needs of a child of that role, and shares, when its own users need and share this."""
     if role & Role.FILTERED:
         return needs, shares
+    changes = permission.WRITE | permission.RESIZE
     if role & Role.COW:
-        others = permission.WRITE | permission.RESIZE if shares & permission.WRITE else 0
+        others = changes if inactive or shares & permission.WRITE else 0
         return (
             needs & permission.CONSISTENT_READ,
             others | permission.CONSISTENT_READ | permission.WRITE_UNCHANGED,
@@ -133,13 +136,15 @@ def needs_of_child(role: int, needs: int, shares: int, *, writable: bool) -> tup
     if role & Role.METADATA:
         # A format may touch its tables even if the guest does not write.
         if writable:
-            needs |= permission.WRITE | permission.RESIZE
+            needs |= changes
         needs |= permission.CONSISTENT_READ
-        shares &= ~(permission.WRITE | permission.RESIZE)
+        shares &= ~changes
     if role & Role.DATA:
         shares &= ~permission.RESIZE
         if needs & permission.WRITE_UNCHANGED:
             needs |= permission.WRITE
         if needs & permission.WRITE:
             needs |= permission.RESIZE
+    if inactive:
+        shares |= changes
     return needs, shares

@@ -96,6 +96,19 @@ class FileNode(BlockNode, driver=BlockdevDriver.FILE):
             self._locks = None
             await pool.run(close_file, fd)
 
+    async def do_activate(self) -> None:
+        """Find out its size again, and forget what the page cache has of a file that another host may have changed."""
+
+        def look() -> int:
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            return hostio.length_of(self._fd)
+
+        try:
+            self.set_size(-(-await pool.run(look) // _SECTOR) * _SECTOR)
+        except OSError as error:
+            raise GenericError(f"Could not refresh total sector count: {error.strerror}") from None
+
     def _close_now(self) -> None:
         fd, self._fd = self._fd, -1
         close_file(fd)
@@ -186,8 +199,8 @@ class FileNode(BlockNode, driver=BlockdevDriver.FILE):
 
     def prepare_permissions(self, needs: int, shares: int) -> None:
         """Take the locks, and open the file for writing if that is new."""
-        if self._fd < 0:
-            return
+        if self._fd < 0 or self.inactive:
+            return  # no locks, and nothing to write: another process has the file
         self._pending = self._held
         had, shared = self._held
         if self._locks is not None and (needs & ~had or shared & ~shares):
@@ -210,6 +223,8 @@ class FileNode(BlockNode, driver=BlockdevDriver.FILE):
     def commit_permissions(self, needs: int, shares: int) -> None:
         """Give back locks, and the writable descriptor."""
         self._pending = None
+        if self.inactive:
+            needs, shares = 0, permission.ALL
         self._held = needs, shares
         if self._fd < 0:
             return

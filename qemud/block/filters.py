@@ -45,7 +45,7 @@ class FilterNode(BlockNode):
 
     def child_resized(self, edge: Edge) -> None:
         """Be as large as the node below."""
-        if edge.name == "file":
+        if edge.role & Role.FILTERED:
             self.set_size(edge.node.size)
 
     async def do_readv(self, offset: int, buffers: Sequence[memoryview]) -> None:
@@ -200,12 +200,13 @@ class CopyOnReadNode(FilterNode, driver=BlockdevDriver.COPY_ON_READ):
     def child_permissions(self, edge: Edge, needs: int, shares: int) -> tuple[int, int]:
         """As in the base; what is copied is written without changing anything that is seen."""
         needs, shares = super().child_permissions(edge, needs, shares)
-        return needs | permission.WRITE_UNCHANGED, shares | permission.WRITE_UNCHANGED
+        copied = 0 if self.inactive else permission.WRITE_UNCHANGED
+        return needs | copied, shares | permission.WRITE_UNCHANGED
 
     async def do_readv(self, offset: int, buffers: Sequence[memoryview]) -> None:
         """Read, and copy what the image itself does not have."""
         length = total(buffers)
-        if await self._is_there(offset, length):
+        if self.inactive or await self._is_there(offset, length):
             await self.file.readv(offset, buffers)
             return
         info = await self.file.get_info()

@@ -15,20 +15,23 @@ Source of rules and texts: QEMU 10.0, block.c and blockdev.c.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from qemud.block import permission
+from qemud.block.activity import activate_all, arrived, inactivate_all
 from qemud.block.backend import BlockBackend
 from qemud.block.drivers import driver_class
 from qemud.block.node import BlockNode, Edge, Flags, Role
 from qemud.block.refresh import refresh
+from qemud.block.shape import check_child, descendants
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from qemud._generated.types.block_options import BlockdevOptions
     from qemud.block.node import User
@@ -38,9 +41,6 @@ MAX_NAME = 31
 
 MAX_NESTED = 100
 """How many nodes may be opened within each other: nested definitions, and backing files by what images say of them."""
-
-MAX_DEPTH = 200
-"""How many nodes may be one below the other: each request goes through all of them."""
 
 _IDENTIFIER_REST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._")
 
@@ -66,6 +66,9 @@ class Graph:
         """Background jobs, made when the first begins; see `qemud.block.jobs`."""
         self.exports: Any = None
         """Nodes for others to use, made when the first is; see `qemud.block.nbd.exports`."""
+        self.handover = asyncio.Lock()
+        """Held while nodes become active or inactive."""
+        self._incoming = False
         self._reserved: set[str] = set()
         self._numbers = itertools.count()
 
@@ -82,6 +85,27 @@ class Graph:
                 node.monitor_owned = False
                 node.holds += 1
                 await self.release(node)
+
+    # Handing images over to another process, and taking them; see `qemud.block.activity`.
+
+    @property
+    def incoming(self) -> bool:
+        """Whether the machine is yet to come: clients' nodes and drives are inactive when they are opened."""
+        return self._incoming
+
+    @incoming.setter
+    def incoming(self, value: bool) -> None:
+        self._incoming = value
+        if not value:
+            arrived(self)
+
+    async def inactivate_all(self) -> None:
+        """Give all images up for another process.  GenericError, and then everything is active as before."""
+        await inactivate_all(self)
+
+    async def activate_all(self) -> None:
+        """Take all images.  GenericError, and then all is as before: another process has one, or it cannot be read."""
+        await activate_all(self)
 
     # Finding.
 
@@ -156,7 +180,7 @@ class Graph:
         """A job's own filter, which is a user of the node below, but is not yet used by anybody; held.  GenericError."""
         node_name = self._reserve(name)
         self._reserved.discard(node_name)
-        node = cls(self, options, node_name, below.flags)
+        node = cls(self, options, node_name, below.flags._replace(inactive=False))
         node.implicit = name is None
         node.holds = 1
         node.size = below.size
@@ -200,7 +224,7 @@ class Graph:
 
     def link(self, parent: BlockNode, name: str, node: BlockNode, role: int) -> Edge:
         """As `add_child`, but permissions are the caller's to `refresh`.  GenericError: a cycle."""
-        check_cycle(parent, name, node)
+        check_child(parent, name, node)
         edge = Edge(parent, name, node, role, 0, permission.ALL)
         edge.needs, edge.shares = parent.child_permissions(edge, *parent.cumulative)
         self.relink(edge)
@@ -242,6 +266,8 @@ class Graph:
         self, user: User, node: BlockNode, *, needs: int, shares: int, name: str = "root", role: int = 0
     ) -> Edge:
         """Use a node.  GenericError: others use it in a way that conflicts."""
+        if node.inactive and needs & ~permission.CONSISTENT_READ:
+            raise GenericError(f"Permission '{permission.names(needs)}' unavailable on inactive node")
         edge = Edge(user, name, node, role, needs, shares)
         self._connect(edge)
         try:
@@ -280,7 +306,7 @@ class Graph:
         """Let edges end at another node, all of them or, with GenericError, none.  The nodes are drained."""
         moved = [(edge, edge.node) for edge in edges]
         for edge, _ in moved:
-            check_cycle(edge.user, edge.name, node)
+            check_child(edge.user, edge.name, node)
         for edge, _ in moved:
             self.repoint(edge, node)
         try:
@@ -311,7 +337,7 @@ class Graph:
         """Make a node for a client, who is to remove it.  GenericError."""
         if options.node_name is None:
             raise GenericError("'node-name' must be specified for the root node")
-        node = await self.open(options)
+        node = await self.open(options, flags=Flags(inactive=self.incoming))
         node.monitor_owned = True
         await self.release(node)
         return node
@@ -406,6 +432,8 @@ def apply_options(flags: Flags, options: Any) -> Flags:
     changes: dict[str, bool] = {}
     if options.read_only is not None:
         changes["read_only"] = options.read_only
+    if options.active is False:
+        changes["inactive"] = True
     if options.auto_read_only is not None:
         changes["auto_read_only"] = options.auto_read_only
     if options.force_share is not None:
@@ -430,46 +458,3 @@ def inherit(flags: Flags, role: int) -> Flags:
     if role & Role.COW:
         flags = flags._replace(read_only=True, auto_read_only=False)
     return flags._replace(unmap=True, no_backing=False)
-
-
-def descendants(node: BlockNode) -> Iterator[BlockNode]:
-    """A node and all below it, each once."""
-    seen: dict[int, BlockNode] = {}
-    stack = [node]
-    while stack:
-        each = stack.pop()
-        if id(each) not in seen:
-            seen[id(each)] = each
-            yield each
-            stack.extend(each.children.values())
-
-
-def check_cycle(parent: User, name: str, node: BlockNode) -> None:
-    """Raise GenericError when a node would be below itself, or so deep that requests could not go through all of it."""
-    if not isinstance(parent, BlockNode):
-        return
-    if any(each is parent for each in descendants(node)):
-        raise GenericError(
-            f"Making '{node.node_name}' a {name} child of '{parent.node_name}' would create a cycle"
-        )
-    above = _longest(parent, lambda each: [e.user for e in each.parents if isinstance(e.user, BlockNode)])
-    if above + _longest(node, lambda each: list(each.children.values())) > MAX_DEPTH:
-        raise GenericError(
-            f"Making '{node.node_name}' a {name} child of '{parent.node_name}' would make the graph deeper than {MAX_DEPTH}"
-        )
-
-
-def _longest(node: BlockNode, step: Callable[[BlockNode], list[BlockNode]]) -> int:
-    """How many nodes the longest path from a node on has."""
-    lengths: dict[int, int] = {}
-    stack = [node]
-    while stack:
-        each = stack[-1]
-        after = step(each)
-        waiting = [other for other in after if id(other) not in lengths]
-        if waiting:
-            stack += waiting
-            continue
-        stack.pop()
-        lengths[id(each)] = 1 + max((lengths[id(other)] for other in after), default=0)
-    return lengths[id(node)]

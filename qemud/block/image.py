@@ -31,7 +31,16 @@ if TYPE_CHECKING:
     from qemud.block.graph import Graph
     from qemud.block.node import BlockNode
 
-_COMMON = ("node-name", "discard", "cache", "read-only", "auto-read-only", "force-share", "detect-zeroes")
+_COMMON = (
+    "node-name",
+    "discard",
+    "cache",
+    "active",
+    "read-only",
+    "auto-read-only",
+    "force-share",
+    "detect-zeroes",
+)
 _UNEXPECTED = ("Parameter '", "' is unexpected")
 
 

@@ -69,7 +69,7 @@ async def node_info(
         drv=node.driver.value,
         backing_file=None if cow is None else cow.filename,
         backing_file_depth=depth,
-        active=True,
+        active=not node.inactive,
         encrypted=node.encrypted,
         detect_zeroes=node.detect_zeroes,
         bps=0,

@@ -70,7 +70,7 @@ async def take_snapshot(graph: Graph, device: str, name: str, vm_clock_ns: int) 
         graph.check_not_blocked(node)
         if node.read_only:
             raise GenericError(f"Device '{device}' is read only")
-        if not node.has_snapshots:
+        if not node.has_snapshots or node.inactive:
             raise GenericError(
                 f"Block format '{node.driver.value}' used by device '{device}' does not support internal snapshots"
             )

@@ -320,7 +320,7 @@ class BlockNode(DrainedNode):
         self._requests.count += 1
         try:
             written = self._written
-            if not self.read_only:
+            if self.writable:
                 await self.do_flush_to_os()
                 if not self.flags.no_flush and self._flushed < written:
                     await self.do_flush_to_disk()
@@ -366,6 +366,7 @@ class BlockNode(DrainedNode):
             raise GenericError("Required too big image size, it must be not greater than 9223372035781033984")
         if self.read_only:
             raise GenericError("Image is read-only")
+        self._check_writable()
         self._requests.count += 1
         try:
             async with self._ranges.hold(min(size, self.size), MAX_LENGTH):
@@ -381,7 +382,7 @@ class BlockNode(DrainedNode):
         return (
             not self.trackers
             and not self.write_threshold
-            and not self.read_only
+            and self.writable
             and offset + length <= self.size
             and self.detect_zeroes is BlockdevDetectZeroesOptions.OFF
             and not self._ranges.busy
@@ -395,6 +396,8 @@ class BlockNode(DrainedNode):
     # Inside.
 
     def _check_writable(self) -> None:
+        if self.flags.inactive:
+            raise OSError(errno.EPERM, f"Node '{self.node_name}' is inactive")
         if self.read_only:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 

@@ -82,8 +82,8 @@ def _combined(node: BlockNode) -> tuple[int, int]:
 
 def _check_node(node: BlockNode, needs: int, *, reopening: bool) -> None:
     """Raise GenericError when the node cannot be what its users need."""
-    if needs & (permission.WRITE | permission.WRITE_UNCHANGED) and node.flags.read_only:
-        if reopening:
+    if needs & (permission.WRITE | permission.WRITE_UNCHANGED) and (node.flags.read_only or node.inactive):
+        if reopening and not node.inactive:
             raise GenericError(f"Read-only block node '{node.node_name}' cannot support read-write users")
         raise GenericError("Block node is read-only")
     if needs & permission.WRITE and not needs & permission.RESIZE and node.size % node.request_alignment:

@@ -14,7 +14,8 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 from qemud._generated.types.block_options import BlockdevDetectZeroesOptions
-from qemud.block.graph import apply_options, check_cycle, inherit
+from qemud.block.graph import apply_options, inherit
+from qemud.block.shape import check_child
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def _queue(changes: dict[str, _Change], node: BlockNode, options: Any, base: Fla
     """Note what a node is to become, and what that means for those defined with it."""
     if options.driver is not node.driver:
         raise GenericError("Cannot change the option 'driver'")
-    flags = apply_options(base, options)
+    _check_activity(node, options.active)
+    flags = apply_options(base, options)._replace(inactive=node.inactive)
     change = changes[node.node_name] = _Change(node, options, flags, base)
     for name, edge in node.edges.items():
         given = getattr(options, name.replace("-", "_"), None)
@@ -103,6 +105,15 @@ def _queue(changes: dict[str, _Change], node: BlockNode, options: Any, base: Fla
         nested = given if given is not None and not isinstance(given, str) and _is_definition(given) else None
         _queue(changes, child, nested or child.options, inherit(flags, edge.role))
     del change
+
+
+def _check_activity(node: BlockNode, given: bool | None) -> None:
+    """Raise GenericError when a node would become active, or inactive, by this way."""
+    before = node.options.active
+    if given is None and before is not None:
+        raise GenericError("Option 'active' cannot be reset to its default value")
+    if given is not before and given is node.inactive:
+        raise GenericError("Cannot change the option 'active'")
 
 
 def _is_definition(given: object) -> bool:
@@ -136,7 +147,7 @@ def _children(graph: Graph, change: _Change) -> None:
                 f"'{node.node_name}' is a {node.driver.value} filter node that does not support a {name} child"
             )
         if new is not None:
-            check_cycle(node, name, new)
+            check_child(node, name, new)
         change.children.append((name, new))
 
 

@@ -64,14 +64,14 @@ def roots(graph: Graph) -> list[BlockNode]:
 
 
 def _takes_part(node: BlockNode) -> bool:
-    if node.read_only:
+    if not node.writable:
         return False
     return not node.parents or any(not isinstance(edge.user, BlockNode) for edge in node.parents)
 
 
 def target(node: BlockNode) -> BlockNode | None:
     """The node that has the snapshots of a disk: itself, or what it filters; None where none could have them."""
-    while not node.read_only:
+    while node.writable:
         if node.has_snapshots:
             return node
         content = [edge for edge in node.edges.values() if edge.role & _CONTENT]

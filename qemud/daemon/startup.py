@@ -377,6 +377,7 @@ class Daemon:
         graph.kind_of = self._kind_of
         graph.objects = lambda: self.tree.objects.children
         self._undo.append(graph.close)
+        self.services.vm.before_cont.append(graph.activate_all)
         return graph
 
     def _make_net(self) -> Any:

@@ -136,6 +136,8 @@ class VirtualMachine:
         self.on_powerdown: list[Callable[[], None]] = []
         self.on_stopped: list[Callable[[], Awaitable[None]]] = []
         """Called when the guest has stopped and no lease is out, before who asked is answered: disks flush here."""
+        self.before_cont: list[Callable[[], Awaitable[None]]] = []
+        """Called when somebody wants the guest to go on; GenericError when it cannot: disks are taken from another process here."""
         self.on_cont: list[Callable[[], None]] = []
         """Called in the loop when the guest is about to go on."""
         self.on_resume: list[Callable[[], None]] = []
@@ -178,6 +180,8 @@ class VirtualMachine:
                 raise GenericError(self.hold)
             if self.state in NEEDS_RESET:
                 raise GenericError("Resetting the Virtual Machine is required")
+            for get_ready in tuple(self.before_cont):
+                await get_ready()
             if not self.running:
                 await self._cont()
 

@@ -12,8 +12,9 @@ import pytest
 from qemud.block import permission
 from qemud.block.backend import BlockBackend
 from qemud.block.edges import Role
-from qemud.block.graph import MAX_DEPTH, MAX_NESTED
+from qemud.block.graph import MAX_NESTED
 from qemud.block.node import BlockNode, Flags
+from qemud.block.shape import MAX_DEPTH
 from qemud.qapi.runtime.errors import GenericError
 from tests.block.support import Event, image, opened, read, typed, with_graph, write
 

@@ -18,6 +18,8 @@ from qemud.block.jobs import chain
 from qemud.block.jobs.copying import CHUNK, LARGEST_STRIDE, CopyError
 from qemud.block.jobs.filters import FilterOptions, JobFilter, driver_name
 from qemud.block.ranges import RangeLocks
+from qemud.block.shape import InactiveChildError
+from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -139,16 +141,21 @@ class CopyBeforeWriteNode(JobFilter):
     ) -> CopyBeforeWriteNode:
         """A filter that nobody uses yet; held.  GenericError."""
         graph = source.graph
-        node = graph.make_filter(cls, source, name, FilterOptions())
+        try:
+            node = graph.make_filter(cls, source, name, FilterOptions())
+        except InactiveChildError as error:
+            raise GenericError(f"Could not create node: {error}") from None
         assert isinstance(node, cls)
         try:
             node.copier = Copier(source, target, cluster, compress=how.compress)
             node.copier.discard_source = how.discard_source
             graph.add_child(node, "target", target, Role.DATA)
-        except BaseException:
+        except BaseException as error:
             node.implicit = True
             graph.nodes.pop(node.node_name)
             graph.cut(node.edges["file"])
+            if isinstance(error, InactiveChildError):
+                raise GenericError(f"Could not create node: {error}") from None
             raise
         return node
 

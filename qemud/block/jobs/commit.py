@@ -51,6 +51,7 @@ class CommitFilter(JobFilter):
     """Above the images that are merged: who reads through it does not rely on what each of them has."""
 
     driver = driver_name("commit_top")
+    file_shown = "backing"
 
     def child_permissions(self, edge: Edge, needs: int, shares: int) -> tuple[int, int]:
         """Nothing is needed of the images below."""

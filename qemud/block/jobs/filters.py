@@ -32,6 +32,7 @@ class FilterOptions(NamedTuple):
     force_share: bool | None = None
     discard: Any = None
     cache: Any = None
+    active: bool | None = None
 
 
 class _Name(NamedTuple):

@@ -56,6 +56,7 @@ class MirrorFilter(JobFilter):
     """Above the source: knows what is written."""
 
     driver = driver_name("mirror_top")
+    file_shown = "backing"
     job: Mirror | None = None
     bitmap: DirtyBitmap
     is_commit = False

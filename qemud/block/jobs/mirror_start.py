@@ -69,6 +69,8 @@ def _attach(job: Mirror) -> None:
         raise GenericError("Cannot mirror to a filter on top of a node in the source's backing chain")
     job.target.set_permissions(needs, shares)
     job.target.insert(target)
+    # It may be the disk of the process that the machine goes to: it is handed over with the machine, while the job is at rest.
+    job.target.bears_inactive = not setup.is_commit
     job.use("source", source, 0, unchanged | write | read)
     job.use("target", target, 0, permission.ALL)
     if setup.is_commit:

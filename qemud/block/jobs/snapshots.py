@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from qemud._generated.types.block_changes import NewImageMode
 from qemud.block import permission
+from qemud.block.activity import inactivate
 from qemud.block.edges import Role
 from qemud.block.image import open_image
 from qemud.block.jobs.filters import put_above
@@ -61,6 +62,9 @@ class _External(Action):
             raise GenericError("The overlay already has a backing image")
         if not new.supports_backing:
             raise GenericError("The overlay does not support backing images")
+        if old.inactive and not new.inactive:
+            # A machine that was migrated to a file may still get a layer above its disks.
+            await inactivate(graph, new)
         edge = graph.link(new, "backing", old, Role.COW)
         try:
             put_above(new, old)

@@ -23,6 +23,7 @@ from qemud.block.jobs.filters import FilterOptions, JobFilter, driver_name, pull
 from qemud.block.jobs.sweep import Sweep
 from qemud.block.ranges import RangeLocks
 from qemud.block.reopen import set_read_only
+from qemud.block.shape import InactiveChildError
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class StreamFilter(JobFilter):
     def child_permissions(self, edge: Edge, needs: int, shares: int) -> tuple[int, int]:
         """As in the base; what is filled in changes nothing that anybody sees."""
         needs, shares = super().child_permissions(edge, needs, shares)
-        return needs | (0 if self.stopped else permission.WRITE_UNCHANGED), shares
+        return needs | (0 if self.stopped or self.inactive else permission.WRITE_UNCHANGED), shares
 
     async def do_writev(self, offset: int, buffers: Sequence[memoryview], *, fua: bool) -> None:
         """As in the base."""
@@ -239,7 +240,10 @@ async def start_stream(jobs: Jobs, setup: StreamSetup) -> None:
     job: Stream | None = None
     top: StreamFilter | None = None
     try:
-        made = graph.make_filter(StreamFilter, node, setup.filter_node_name, FilterOptions())
+        try:
+            made = graph.make_filter(StreamFilter, node, setup.filter_node_name, FilterOptions())
+        except InactiveChildError as error:
+            raise GenericError(f"Could not create node: {error}") from None
         assert isinstance(made, StreamFilter)
         top = made
         async with node.drained():

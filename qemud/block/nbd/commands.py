@@ -90,7 +90,7 @@ class BlockExportHandlers(BlockExportCommands):
 
         node = self._services.block.lookup_any(arg.device)
         name = arg.device if arg.name is None else arg.name
-        self._exports.add(
+        await self._exports.add(
             BlockExportOptionsNbd_(
                 id=name,
                 node_name=node.node_name,
@@ -108,7 +108,7 @@ class BlockExportHandlers(BlockExportCommands):
 
     async def block_export_add(self, arg: BlockExportOptions) -> None:
         """`block-export-add`."""
-        self._exports.add(arg)
+        await self._exports.add(arg)
 
     async def block_export_del(
         self,

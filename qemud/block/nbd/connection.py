@@ -147,6 +147,8 @@ class Connection:
             # A protocol's rule: writing beyond the end is no room, anything else is invalid.
             number = errno.ENOSPC if kind in {Cmd.WRITE, Cmd.WRITE_ZEROES} else errno.EINVAL
             return number, (f"operation past EOF; From: {offset}, Len: {length}, Size: {self._export.size}")
+        if kind != Cmd.READ and self._export.node.inactive:
+            return errno.EPERM, "export is inactive"
         return None
 
     async def _do(self, request: _Request) -> None:

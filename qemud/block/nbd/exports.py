@@ -114,9 +114,18 @@ class Exports:
                 return export
         return None
 
-    def add(self, options: BlockExportOptions) -> NbdExport:
-        """Export a node.  GenericError, and then nothing has happened."""
+    async def add(self, options: BlockExportOptions) -> NbdExport:
+        """Export a node.  GenericError, and then nothing has happened, but that the node may be active."""
         assert isinstance(options, BlockExportOptionsNbd_)
+        node = self._node_for(options)
+        if node.inactive and not options.allow_inactive:
+            from qemud.block.activity import activate
+
+            await activate(self.graph, node)
+        return self._add(self._node_for(options), options)
+
+    def _node_for(self, options: BlockExportOptionsNbd_) -> BlockNode:
+        """What is to be exported.  GenericError."""
         if not _ID.match(options.id):
             raise GenericError("Invalid block export id")
         if options.id in self.all:
@@ -124,6 +133,9 @@ class Exports:
         node = self.graph.lookup(None, options.node_name)
         if node.read_only and options.writable:
             raise GenericError("Cannot export read-only node as writable")
+        return node
+
+    def _add(self, node: BlockNode, options: BlockExportOptionsNbd_) -> NbdExport:
         server = self.server
         if server is None:
             raise GenericError("NBD server not running")
@@ -137,6 +149,7 @@ class Exports:
         bitmaps = [self._find_bitmap(node, each, writable=options.writable) for each in options.bitmaps or ()]
         backend = BlockBackend(self.graph)
         backend.enable_write_cache = not options.writethrough
+        backend.bears_inactive = options.allow_inactive
         backend.needs = permission.CONSISTENT_READ | (permission.WRITE if options.writable else 0)
         backend.shares = permission.ALL & ~permission.RESIZE
         try:

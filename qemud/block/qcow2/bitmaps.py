@@ -148,6 +148,8 @@ async def load_bitmaps(node: Qcow2Node) -> None:
     for stored in image.bitmaps:
         bitmap = node.dirty_bitmaps.get(stored.name)
         if bitmap is not None:
+            if not stored.flags & IN_USE:
+                raise GenericError(f"Bitmap already exists: {stored.name}")
             continue
         bitmap = DirtyBitmap(node.size, 1 << stored.granularity_bits, stored.name)
         bitmap.persistent = True

@@ -8,12 +8,14 @@ Source of rules and texts: QEMU 10.0, block/qcow2.c.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 from qemud._generated.types.block_options import BlockdevDriver
+from qemud.block.bitmaps import drop_bitmap
 from qemud.block.edges import Role
 from qemud.block.filename import absolute_name
 from qemud.block.graph import inherit
@@ -23,6 +25,7 @@ from qemud.block.qcow2.bitmaps import (
     check_new,
     load_bitmaps,
     mark_in_use,
+    read_directory,
     remove_bitmap,
     store_bitmaps,
 )
@@ -81,29 +84,41 @@ class Qcow2Node(Qcow2Requests, driver=BlockdevDriver.QCOW2):
             raise
 
     async def _open(self) -> None:
-        options = self.options
-        await self.graph.open_child(self, "file", options.file, self.file_role)
+        await self.graph.open_child(self, "file", self.options.file, self.file_role)
+        await self._read_image()
+        await self._open_backing(self.options.backing)
+        await self._read_rest()
+        self._start_timer()
+
+    async def _read_image(self) -> None:
+        """Read what the image is.  GenericError."""
         image = await Image.open(self, writable=not self.read_only)
         self.image = image
-        image.read_only = self.read_only
+        image.read_only = not self.writable
         image.on_corruption = self._tell_corruption
         header = image.header
-        self.size = header.size // _SECTOR * _SECTOR
+        self.set_size(header.size // _SECTOR * _SECTOR)
         self.zero_alignment = self.discard_alignment = image.cluster_size
         self.backing_filename = header.backing_name
         self.backing_format = header.backing_format
-        self._adopt(Settings(options, header, self.flags))
+        self._adopt(Settings(self.options, header, self.flags))
         self.writer = Writer(image, self.read_range)
-        await self._open_backing(options.backing)
-        await read_snapshots(image)
+        self.getting_ready = asyncio.Lock()
+
+    async def _read_rest(self) -> None:
+        """Read what else is in it, and make it ready to be written to.  GenericError."""
+        await read_snapshots(self.image)
+        if self.inactive:
+            # Another process may be writing; bitmaps are read when it has done with it.
+            with contextlib.suppress(GenericError):
+                self.image.bitmaps = await read_directory(self.image, self.size)
+            return
         try:
             await load_bitmaps(self)
         except OSError as error:
             raise GenericError(f"Can't update bitmap directory: {error.strerror}") from None
-        self.getting_ready = asyncio.Lock()
         if not self.read_only:
             await self.get_ready_to_write()
-        self._start_timer()
 
     async def _open_backing(self, given: Any) -> None:
         if given is UNSET:
@@ -177,6 +192,54 @@ class Qcow2Node(Qcow2Requests, driver=BlockdevDriver.QCOW2):
         if self.ready and not self.image.unusable:
             await self._put_away()
         await self._until_marked()
+
+    # Handing it over.
+
+    async def do_inactivate(self) -> None:
+        """Write everything, and forget the bitmaps, which are in the image then."""
+        self.check_usable()
+        kept = [each for each in self.dirty_bitmaps.values() if each.persistent]
+        if any(each.busy for each in kept):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        if self.ready:
+            try:
+                await store_bitmaps(self)
+            except (GenericError, OSError) as error:
+                sys.stderr.write(
+                    f"Cannot store persistent bitmaps for inactivation of node '{self.node_name}': {error}\n"
+                )
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
+            try:
+                await self.image.settle()
+                await self.image.flush_file()
+            except OSError:
+                # The image says that its bitmaps are right, which they will not be for long.
+                self.ready = False
+                with contextlib.suppress(OSError):
+                    if self.image.bitmaps:
+                        await mark_in_use(self.image)
+                    self.ready = True
+                raise
+            self.ready = False
+        for bitmap in kept:
+            drop_bitmap(self, bitmap)
+        self.image.read_only = True
+
+    async def do_activate(self) -> None:
+        """Read all of it again: the other process may have changed everything."""
+        before = self.image, self.writer, self.settings, self.size
+        names = self.backing_filename, self.backing_format
+        try:
+            await self._read_image()
+            await self._read_rest()
+        except GenericError as error:
+            for bitmap in [each for each in self.dirty_bitmaps.values() if each.persistent]:
+                drop_bitmap(self, bitmap)
+            self.image, self.writer, self.settings, size = before
+            self.backing_filename, self.backing_format = names
+            self.set_size(size)
+            self.ready = False
+            raise GenericError(f"Could not reopen qcow2 layer: {error}") from None
 
     async def _put_away(self) -> None:
         """Write everything that is to be found when the image is opened again; what cannot be is told only."""

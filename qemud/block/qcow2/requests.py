@@ -58,6 +58,8 @@ class Qcow2Requests(BlockNode):
     async def check_writable_now(self) -> None:
         """Before the first change since the node has become writable.  OSError."""
         self.check_usable()
+        if self.inactive:
+            raise OSError(errno.EPERM, f"Node '{self.node_name}' is inactive")
         if not self.ready:
             async with self.getting_ready:
                 if not self.ready:

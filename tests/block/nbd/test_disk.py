@@ -43,7 +43,7 @@ async def our_server(graph: Graph, path: Path, disk: str) -> NbdServer:
     exports.server = server
     if graph.find_node("served") is None:
         await opened(graph, driver="file", filename=disk, node_name="served", discard="unmap")
-    exports.add(BlockExportOptionsNbd_(id="d", node_name="served", name="d", writable=True))
+    await exports.add(BlockExportOptionsNbd_(id="d", node_name="served", name="d", writable=True))
     return server
 
 
