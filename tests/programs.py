@@ -94,6 +94,10 @@ class Console(Stream):
         super().__init__(connection)
         self._seen = 0
 
+    def follow(self, other: Console) -> None:
+        """Be the same line as `other`, which has ended: what came from there and was not expected yet came from here."""
+        self.log = other.log[other._seen :] + self.log
+
     def expect(self, text: str | re.Pattern[str], limit: float = LIMIT) -> str:
         """Wait for `text` beyond what was expected before; everything up to and with it."""
         deadline = time.monotonic() + limit

@@ -263,12 +263,11 @@ def test_a_machine_goes_on_elsewhere_in_the_middle_of_reading(tmp_path: Path, sl
     try:
         shell(program)
         run(program, "drivers")
-        program.serial.send(b"sha256sum /dev/vda > sum; read; cat sum; head -c 8 /dev/hwrng | wc -c\r")
+        program.serial.send(b"sha256sum /dev/vda; head -c 8 /dev/hwrng | wc -c\r")
         for _ in range(3):
             program.qmp.command("stop")
             program, _ = move(program, options, tmp_path / "machine")
             program.qmp.command("cont")
-        program.serial.send(b"\r")  # what its shell reads before it shows the sum
         program.serial.expect(hashlib.sha256(content).hexdigest())
         program.serial.expect("8")
     finally:
