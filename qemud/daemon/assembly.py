@@ -133,7 +133,11 @@ class Assembly:
             from qemud.migration.whole import load
 
             await load(self._services, self.line.loadvm)
-        if not self.line.S and vm.state not in NEEDS_RESET:
+        if self.line.incoming is not None:
+            from qemud.daemon.incoming import begin
+
+            await begin(self._services, self.line)
+        elif not self.line.S and vm.state not in NEEDS_RESET:
             await vm.cont()
 
     def waiting_devices(self) -> list[DeviceOptions]:

@@ -323,6 +323,7 @@ OPTIONS: dict[str, Option] = {
     "uuid": Option(_uuid),
     "S": FLAG,
     "loadvm": TEXT,
+    "incoming": TEXT,
     "preconfig": FLAG,
     "no-reboot": FLAG,
     "no-shutdown": FLAG,

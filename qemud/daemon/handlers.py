@@ -32,6 +32,7 @@ HANDLERS: dict[str, str] = {
     "job": "qemud.block.jobs.commands:JobHandlers",
     "machine": "qemud.hw.commands:MachineHandlers",
     "migration": "qemud.migration.commands:MigrationHandlers",
+    "migration-options": "qemud.migration.commands:MigrationOptionsHandlers",
     "monitor": "qemud.monitor.hotplug:MonitorHandlers",
     "net": "qemud.net.commands:NetHandlers",
     "option-parameters": "qemud.daemon.commands:OptionParametersHandlers",
@@ -44,5 +45,6 @@ HANDLERS: dict[str, str] = {
     "trace": "qemud.debug.trace:TraceHandlers",
     "transaction": "qemud.block.jobs.change_commands:TransactionHandlers",
     "virtio-inspection": "qemud.hw.virtio.inspection:VirtioInspectionHandlers",
+    "vm-snapshot": "qemud.migration.snapshot_commands:VmSnapshotHandlers",
     "yank": "qemud.chardev.yank:YankHandlers",
 }

@@ -127,6 +127,7 @@ class Daemon:
         services.take_descriptor = _take_descriptor
         services.make_block = self._make_block
         services.make_net = self._make_net
+        services.make_migration = self._make_migration
         services.name = line.name.guest if line.name else None
         services.uuid = line.uuid or services.uuid
         self.dispatcher = services.dispatcher = Dispatcher(
@@ -168,6 +169,10 @@ class Daemon:
         line = self.line
         if line.loadvm is not None and line.preconfig:
             raise UsageError("'preconfig' and 'loadvm' options are mutually exclusive")
+        if line.incoming is not None:
+            from qemud.daemon.incoming import check
+
+            check(line)
         if line.pidfile is not None:
             from qemud.daemon.process import PidFile
 
@@ -186,6 +191,7 @@ class Daemon:
 
     async def build(self, opened: Opened) -> VirtualMachine:
         """Make the machine, start the guest unless `-S` holds it."""
+        from qemud._generated.types.run_state import RunState
         from qemud.daemon.assembly import Assembly
         from qemud.daemon.machine import set_actions
         from qemud.daemon.parts import add_device, add_drives_device
@@ -196,6 +202,9 @@ class Daemon:
         thread = MachineThread(debug=bool(os.environ.get("QEMUD_DEBUG")))
         vm = self.vm = self.services.vm = VirtualMachine(thread, self.events.emit, self._end)
         set_actions(vm.actions, line)
+        vm.autostart = not line.S
+        if line.incoming is not None:
+            vm.state = RunState.INMIGRATE
         thread.on_failure = lambda _reason: vm.internal_error()
         thread.start()
         self._undo.append(thread.end)
@@ -252,6 +261,8 @@ class Daemon:
         self.notifier.send("STOPPING=1")
         for task in self._tasks:
             task.cancel()
+        if self.services.has_migration:
+            self._undo.append(self.services.migration.close)
         while self._undo:
             undo = self._undo.pop()
             try:
@@ -376,6 +387,7 @@ class Daemon:
         graph = Graph(self.events.emit)
         graph.kind_of = self._kind_of
         graph.objects = lambda: self.tree.objects.children
+        graph.incoming = self.services.vm.state.value == "inmigrate"
         self._undo.append(graph.close)
         self.services.vm.before_cont.append(graph.activate_all)
         return graph
@@ -387,6 +399,12 @@ class Daemon:
         networks = Networks(self.events.emit, self.chardevs, self._find_fd, report)
         self._undo.append(networks.close)
         return networks
+
+    def _make_migration(self) -> Any:
+        """Machines that come and go."""
+        from qemud.migration.service import Migration
+
+        return Migration(self.services, report, self._find_fd)
 
     def _kind_of(self, name: str) -> str:
         """What the machine has by that id or path: `device`, `object` or nothing."""

@@ -23,7 +23,7 @@ class Services:
     the machine phase by phase, `emit` sends an event to all clients, `events` is where it does, `quit` ends the process,
     `take_descriptor` takes the descriptor that the running command's client has named.  `block` is the graph of block nodes, which
     `make_block` makes when it is first asked for: a process without disks has nothing of it.  The same goes for `net`, the network cards
-    and backends.
+    and backends, and for `migration`, machines that come and go.
     """
 
     vm: VirtualMachine
@@ -35,6 +35,8 @@ class Services:
     _block: Any = None
     make_net: Callable[[], Any]
     _net: Any = None
+    make_migration: Callable[[], Any]
+    _migration: Any = None
     startup: Any = None
     emit: EmitFunction
     events: Any
@@ -69,3 +71,15 @@ class Services:
     def has_net(self) -> bool:
         """Whether anything has been asked of `net` yet."""
         return self._net is not None
+
+    @property
+    def migration(self) -> Any:
+        """Machines that come and go."""
+        if self._migration is None:
+            self._migration = self.make_migration()
+        return self._migration
+
+    @property
+    def has_migration(self) -> bool:
+        """Whether anything has been asked of `migration` yet."""
+        return self._migration is not None

@@ -88,13 +88,18 @@ def check_value(vm: VirtualMachine, board: Object, saved: object) -> SavedMachin
     if not isinstance(saved, dict):
         raise GenericError("the saved machine is not an object")
     value: SavedMachine = parse_type("SavedMachine", saved)
-    here = _type_of(board)
-    if value.machine != here:
-        raise GenericError(f"the saved machine is a {value.machine}, this one is a {here}")
+    check_place(vm, board, value.machine, value.memory)
     if value.clock > _LATEST:
         raise GenericError(f"the saved machine's clock is {value.clock}, expected 0 to {_LATEST}")
-    _check_memory(vm.memory, value.memory)
     return value
+
+
+def check_place(vm: VirtualMachine, board: Object, machine: str, memory: list[SavedMemory]) -> None:
+    """Raise GenericError unless this is such a machine, with all of that memory and no other."""
+    here = type_of(board)
+    if machine != here:
+        raise GenericError(f"the saved machine is a {machine}, this one is a {here}")
+    _check_memory(vm.memory, memory)
 
 
 async def check_objects(vm: VirtualMachine, board: Object, value: SavedMachine) -> list[tuple[Object, Any]]:
@@ -117,7 +122,7 @@ def apply(vm: VirtualMachine, value: SavedMachine, parsed: list[tuple[Object, An
     apply_tree(parsed)
 
 
-def _type_of(board: Object) -> str:
+def type_of(board: Object) -> str:
     """The board's type with its version: what `virt` means changes, what was saved does not."""
     return getattr(board, "version_type", "") or board.type_name
 
@@ -129,19 +134,16 @@ def _check_stopped(vm: VirtualMachine) -> None:
 
 def save_objects(vm: VirtualMachine, board: Object, status: RunState | None = None) -> dict[str, Any]:
     """All but the memory's content; `status` is what it was doing, if it was stopped to be saved. Machine thread."""
-    from qemud._generated.types.snapshot import SavedMachine, SavedMemory, SavedObject
+    from qemud._generated.types.snapshot import SavedMachine, SavedObject
     from qemud.qapi.runtime.wire import to_wire
     from qemud.qom.state import save_tree
 
     value: dict[str, Any] = to_wire(
         SavedMachine(
-            machine=_type_of(board),
+            machine=type_of(board),
             status=status or vm.state,
             clock=vm.clock.save(),
-            memory=[
-                SavedMemory(name=section.name, base=section.base, size=section.size)
-                for section in memory_of(vm.memory)
-            ],
+            memory=describe_memory(vm.memory),
             objects=[SavedObject(path=path, **record) for path, record in save_tree(board).items()],
         )
     )
@@ -151,6 +153,15 @@ def save_objects(vm: VirtualMachine, board: Object, status: RunState | None = No
 def memory_of(space: AddressSpace) -> list[Section]:
     """The regions whose content is saved, in the order of their addresses."""
     return [section for section in space if section.kind is not SectionKind.MMIO]
+
+
+def describe_memory(space: AddressSpace) -> list[SavedMemory]:
+    """These regions as values."""
+    from qemud._generated.types.snapshot import SavedMemory
+
+    return [
+        SavedMemory(name=section.name, base=section.base, size=section.size) for section in memory_of(space)
+    ]
 
 
 def _check_memory(space: AddressSpace, listed: list[SavedMemory]) -> None:

@@ -142,6 +142,8 @@ class VirtualMachine:
         """Called in the loop when the guest is about to go on."""
         self.on_resume: list[Callable[[], None]] = []
         """Called in the machine thread just before the guest goes on: what failed is tried again."""
+        self.autostart = True
+        """Whether a machine that is waited for runs when it arrives."""
         self.hold = ""
         """Why the guest must not go on, if it must not: what is told to who wants it to."""
         self.transitions = asyncio.Lock()
@@ -169,19 +171,25 @@ class VirtualMachine:
     # Transitions, from the loop.
 
     async def stop(self, state: RunState = RunState.PAUSED) -> None:
-        """Stop in `state`; nothing happens when the guest is stopped already."""
+        """Stop in `state`; nothing happens when the guest is stopped already, and one that is waited for will not run."""
         async with self.transitions:
+            if self.state is RunState.INMIGRATE:
+                self.autostart = False
             await self._stop(state)
 
     async def cont(self) -> None:
-        """Start or resume the guest. Raises GenericError when it has to be reset first."""
+        """Start or resume the guest, at once or when it arrives. Raises GenericError when it has to be reset first."""
         async with self.transitions:
             if self.hold:
                 raise GenericError(self.hold)
             if self.state in NEEDS_RESET:
                 raise GenericError("Resetting the Virtual Machine is required")
-            for get_ready in tuple(self.before_cont):
-                await get_ready()
+            if self.state is RunState.FINISH_MIGRATE:
+                raise GenericError("Migration is not finalized yet")
+            if self.state is RunState.INMIGRATE:
+                self.autostart = True
+                return
+            await self.get_ready()
             if not self.running:
                 await self._cont()
 
@@ -194,13 +202,25 @@ class VirtualMachine:
         async with self.transitions:
             if self.hold:
                 raise GenericError(self.hold)
+            if self.state is RunState.INMIGRATE:
+                raise GenericError("Guest is waiting for an incoming migration")
+            if self.state is RunState.FINISH_MIGRATE:
+                raise GenericError("Migration is not finalized yet")
             before = self.state
             await self._stop(state)
             yield before
 
+    async def stop_to_leave(self) -> RunState:
+        """With `transitions` held: be `finish-migrate`, stopped; what the machine was doing before.  `take_up` ends that."""
+        before = self.state
+        await self._stop(RunState.FINISH_MIGRATE)
+        self.state = RunState.FINISH_MIGRATE
+        return before
+
     async def take_up(self, state: RunState) -> None:
-        """Inside of `held`: run, or be stopped in another state."""
+        """With `transitions` held: run, or be stopped in another state.  GenericError: it cannot run."""
         if state is RunState.RUNNING:
+            await self.get_ready()
             await self._cont()
         else:
             self.state = state
@@ -211,6 +231,10 @@ class VirtualMachine:
             await self.shutdown(cause)
             return
         async with self.transitions:
+            if self.state is RunState.INMIGRATE:
+                # As it was made; and what arrives takes the place of everything.
+                events.reset(self.emit, guest=cause in GUEST_CAUSES, reason=cause)
+                return
             await self.mailboxes.call(self._retire_in_machine)
             await self.dma.returned()
             try:
@@ -222,7 +246,7 @@ class VirtualMachine:
             events.reset(self.emit, guest=cause in GUEST_CAUSES, reason=cause)
             if self.running:
                 await self.mailboxes.call(self._resume_in_machine)
-            else:
+            elif self.state is not RunState.FINISH_MIGRATE:
                 self.state = RunState.PRELAUNCH
 
     async def shutdown(self, cause: ShutdownCause, status: int = 0) -> None:
@@ -347,6 +371,11 @@ class VirtualMachine:
             pass  # the process ends, and what was asked for with it
         except GenericError as error:
             log.error("the machine cannot go on", reason=str(error))  # noqa: TRY400 - the text says it all
+
+    async def get_ready(self) -> None:
+        """Have what the guest needs to go on.  GenericError: it cannot."""
+        for step in tuple(self.before_cont):
+            await step()
 
     async def _cont(self) -> None:
         for tell in tuple(self.on_cont):

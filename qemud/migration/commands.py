@@ -1,122 +1,84 @@
-"""The commands of `migration.json`.
-
-Source of rules: QEMU 10.0, migration/savevm.c and block/monitor/block-hmp-cmds.c (hmp_info_snapshots).
-"""
+"""The commands of `migration.json` and `migration-options.json`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from qemud._generated.commands.migration import MigrationCommands
-from qemud._generated.types.migration import (
-    MachineSnapshots,
-    MigrationCapability,
-    MigrationCapabilityStatus,
-    PartialSnapshots,
-)
+from qemud._generated.commands.migration_options import MigrationOptionsCommands
+from qemud.migration.address import choose
+from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
+    from qemud._generated.types.migration import MigrationChannel, MigrationInfo, MigrationStatus
+    from qemud._generated.types.migration_options import MigrationCapabilityStatus, MigrationParameters
     from qemud.machine.services import Services
-    from qemud.migration.jobs import SnapshotJob
+    from qemud.migration.service import Migration
 
 
 class MigrationHandlers(MigrationCommands):
-    """Handlers of `migration.json`; they keep the settings."""
+    """Handlers of `migration.json`."""
 
     def __init__(self, services: Services) -> None:
-        self._services = services
-        self._capabilities = dict.fromkeys(MigrationCapability, False)
+        self._migration: Migration = services.migration
+
+    async def query_migrate(self) -> MigrationInfo:
+        """`query-migrate`."""
+        return self._migration.info()
+
+    async def migrate(
+        self,
+        *,
+        uri: str | None,
+        channels: Sequence[MigrationChannel] | None,
+        detach: bool | None,
+        resume: bool | None,
+    ) -> None:
+        """`migrate`."""
+        del detach  # as in QEMU, nobody waits here
+        address = choose(uri, channels, incoming=False)
+        if resume:
+            raise GenericError("Cannot resume if there is no paused migration")
+        await self._migration.outgoing.begin(address)
+
+    async def migrate_incoming(
+        self, *, uri: str | None, channels: Sequence[MigrationChannel] | None, exit_on_error: bool
+    ) -> None:
+        """`migrate-incoming`."""
+        incoming = self._migration.incoming
+        incoming.check()
+        await incoming.begin(choose(uri, channels, incoming=True), exit_on_error=exit_on_error)
+
+    async def migrate_cancel(self) -> None:
+        """`migrate_cancel`."""
+        self._migration.outgoing.cancel()
+
+    async def migrate_continue(self, *, state: MigrationStatus) -> None:
+        """`migrate-continue`."""
+        self._migration.outgoing.go_on(state)
+
+
+class MigrationOptionsHandlers(MigrationOptionsCommands):
+    """Handlers of `migration-options.json`."""
+
+    def __init__(self, services: Services) -> None:
+        self._migration: Migration = services.migration
 
     async def migrate_set_capabilities(self, *, capabilities: Sequence[MigrationCapabilityStatus]) -> None:
         """`migrate-set-capabilities`."""
-        self._capabilities.update((given.capability, given.state) for given in capabilities)
+        self._migration.check_idle()
+        self._migration.options.switch(capabilities)
 
     async def query_migrate_capabilities(self) -> list[MigrationCapabilityStatus]:
         """`query-migrate-capabilities`."""
-        return [
-            MigrationCapabilityStatus(capability=capability, state=state)
-            for capability, state in self._capabilities.items()
-        ]
+        return self._migration.options.capabilities()
 
-    # Snapshots, as jobs.
+    async def migrate_set_parameters(self, arg: MigrationParameters) -> None:
+        """`migrate-set-parameters`."""
+        self._migration.options.set(arg)
 
-    async def _start(self, kind: type[SnapshotJob], job_id: str, work: Callable[[], Awaitable[None]]) -> None:
-        from qemud.block.jobs.manager import jobs_of
-
-        async with jobs_of(self._services.block).turn:
-            kind(self._services, job_id, work).start()
-
-    async def snapshot_save(self, *, job_id: str, tag: str, vmstate: str, devices: list[str]) -> None:
-        """`snapshot-save`."""
-        from qemud.migration import jobs, whole
-
-        await self._start(
-            jobs.SnapshotSave,
-            job_id,
-            lambda: whole.save(self._services, tag, vmstate=vmstate, devices=devices),
-        )
-
-    async def snapshot_load(self, *, job_id: str, tag: str, vmstate: str, devices: list[str]) -> None:
-        """`snapshot-load`."""
-        from qemud.migration import jobs, whole
-
-        await self._start(
-            jobs.SnapshotLoad,
-            job_id,
-            lambda: whole.load(self._services, tag, vmstate=vmstate, devices=devices),
-        )
-
-    async def snapshot_delete(self, *, job_id: str, tag: str, devices: list[str]) -> None:
-        """`snapshot-delete`."""
-        from qemud.migration import jobs, whole
-
-        await self._start(
-            jobs.SnapshotDelete, job_id, lambda: whole.delete(self._services, tag, devices=devices)
-        )
-
-    # Snapshots of all disks, for people.
-
-    async def x_savevm(self, *, tag: str | None) -> None:
-        """`x-savevm`."""
-        from qemud.block.jobs.manager import jobs_of
-        from qemud.migration import whole
-
-        async with jobs_of(self._services.block).turn:
-            await whole.save(self._services, tag, overwrite=True)
-
-    async def x_loadvm(self, *, tag: str) -> None:
-        """`x-loadvm`."""
-        from qemud.block.jobs.manager import jobs_of
-        from qemud.migration import whole
-
-        async with jobs_of(self._services.block).turn:
-            await whole.load(self._services, tag)
-
-    async def x_delvm(self, *, tag: str) -> None:
-        """`x-delvm`."""
-        from qemud.block.jobs.manager import jobs_of
-        from qemud.migration import whole
-
-        async with jobs_of(self._services.block).turn:
-            await whole.delete(self._services, tag)
-
-    async def x_query_snapshots(self) -> MachineSnapshots:
-        """`x-query-snapshots`."""
-        from qemud.block import whole as disks_of
-
-        graph = self._services.block
-        disks = disks_of.choose(graph, None)
-        top = disks_of.state_disk(disks, None)
-        listed = await disks_of.snapshots(top) or []
-        common = [each for each in listed if await disks_of.have(disks, each.name)]
-        names = {each.name for each in common}
-        partial = []
-        for disk in disks:
-            left = [each for each in await disks_of.snapshots(disk.node) or [] if each.name not in names]
-            if left:
-                name = graph.device_or_node_name(disk.node)
-                device = "" if name == disk.node.node_name else name
-                partial.append(PartialSnapshots(device=device, snapshots=left))
-        return MachineSnapshots(common=common, partial=partial)
+    async def query_migrate_parameters(self) -> MigrationParameters:
+        """`query-migrate-parameters`."""
+        return self._migration.options.parameters

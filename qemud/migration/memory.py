@@ -39,8 +39,8 @@ def _runs(number: int, section: Section) -> list[Run]:
     """Worker thread."""
     found: list[Run] = []
     first = after = -1
-    for piece in _pieces_with_data(section):
-        if _is_zero(_view(section, piece)):
+    for piece in pieces_with_data(section):
+        if _is_zero(view_of(section, piece)):
             continue
         if piece != after:
             if after > first:
@@ -52,7 +52,7 @@ def _runs(number: int, section: Section) -> list[Run]:
     return found
 
 
-def _pieces_with_data(section: Section) -> Iterator[int]:
+def pieces_with_data(section: Section) -> Iterator[int]:
     """The pieces in which there may be something."""
     following = 0
     for start, end in _data(section, 0, section.size):
@@ -65,6 +65,12 @@ def _has_holes(block: RamBlock) -> bool:
     return block.fd >= 0 and block.plain and block.shared
 
 
+def has_holes(section: Section) -> bool:
+    """Whether it is known where in a region there is nothing."""
+    assert section.block is not None
+    return _has_holes(section.block)
+
+
 def _data(section: Section, start: int, end: int) -> Iterator[tuple[int, int]]:
     """The parts of a range of a region in which there may be something."""
     block, base = section.block, section.block_offset
@@ -72,25 +78,39 @@ def _data(section: Section, start: int, end: int) -> Iterator[tuple[int, int]]:
     if not _has_holes(block):
         yield start, end
         return
-    position = base + start
-    limit = base + end
+    try:
+        # Not the block's own descriptor: the machine moves its position when a reset loads a kernel.
+        fd = os.open(f"/proc/self/fd/{block.fd}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        yield start, end
+        return
+    try:
+        for begin, after in _stretches(fd, base + start, base + end):
+            yield begin - base, after - base
+    finally:
+        os.close(fd)
+
+
+def _stretches(fd: int, position: int, limit: int) -> Iterator[tuple[int, int]]:
+    """The parts of a range of a file that are no holes."""
     while position < limit:
         try:
-            begin = os.lseek(block.fd, position, os.SEEK_DATA)
-            after = os.lseek(block.fd, begin, os.SEEK_HOLE)
+            begin = os.lseek(fd, position, os.SEEK_DATA)
+            after = os.lseek(fd, begin, os.SEEK_HOLE)
         except OSError as error:
             if error.errno != errno.ENXIO:  # a file system that does not know
-                yield position - base, end
+                yield position, limit
             return
         if begin >= limit:
             return
-        yield begin - base, min(after, limit) - base
+        yield begin, min(after, limit)
         position = after
 
 
-def _view(section: Section, piece: int, count: int = 1) -> memoryview:
+def view_of(section: Section, piece: int) -> memoryview:
+    """A piece of a region, in place."""
     start = piece * PIECE
-    return section.view(section.base + start, min(count * PIECE, section.size - start))
+    return section.view(section.base + start, min(PIECE, section.size - start))
 
 
 def _is_zero(view: memoryview) -> bool:
@@ -137,17 +157,24 @@ async def read(reader: StateReader, position: int, sections: Sequence[Section], 
             position += len(part)
 
 
+async def clear(sections: Sequence[Section]) -> None:
+    """Make all of the memory zero."""
+    for section in sections:
+        await pool.run(_clear_others, section, [])
+
+
 def _clear_others(section: Section, runs: Sequence[Run]) -> None:
     """Worker thread: make everything zero that is in no run."""
     start = 0
     for run in (*runs, Run(0, 0, -(-section.size // PIECE))):
         end = min(run.first * PIECE, section.size)
         for begin, after in list(_data(section, start, end)) if end > start else ():
-            _clear(section, begin, after)
+            clear_range(section, begin, after)
         start = end + run_bytes(run, section.size) if run.pieces else section.size
 
 
-def _clear(section: Section, start: int, end: int) -> None:
+def clear_range(section: Section, start: int, end: int) -> None:
+    """Worker thread: make that range of a region zero."""
     block, base = section.block, section.block_offset
     assert block is not None
     if _has_holes(block):

@@ -44,6 +44,8 @@ MAX_DESCRIPTION = 64 << 20
 _HEADER = struct.Struct(">8sIIQQQQI")
 _CHECK = struct.Struct(">I")
 _RUN = struct.Struct(">IIQ")
+_FIRST = struct.Struct(">II")
+"""What follows the magic: version, and bytes of a piece."""
 
 
 class Run(NamedTuple):
@@ -67,24 +69,17 @@ class Header(NamedTuple):
 
     def pack(self) -> bytes:
         """As it is in the stream: `HEADER_SIZE` bytes."""
-        packed = _HEADER.pack(
-            MAGIC, VERSION, PIECE, self.description, self.runs, self.data, self.total, self.checksum
-        ).ljust(HEADER_SIZE - _CHECK.size, b"\0")
-        return packed + _CHECK.pack(zlib.crc32(packed))
+        return seal(
+            _HEADER.pack(
+                MAGIC, VERSION, PIECE, self.description, self.runs, self.data, self.total, self.checksum
+            )
+        )
 
     @classmethod
     def parse(cls, raw: bytes, size: int) -> Header:
         """From the first `HEADER_SIZE` bytes of a stream that has `size` bytes.  GenericError."""
-        if len(raw) < HEADER_SIZE or raw[: len(MAGIC)] != MAGIC:
-            raise GenericError("the state was not saved by qemud")
-        _, version, piece, description, runs, data, total, checksum = _HEADER.unpack_from(raw)
-        if version != VERSION:
-            raise GenericError(f"the saved state has version {version}, version {VERSION} is expected")
-        (check,) = _CHECK.unpack_from(raw, HEADER_SIZE - _CHECK.size)
-        if check != zlib.crc32(raw[: HEADER_SIZE - _CHECK.size]):
-            raise GenericError("the header of the saved state is damaged: its checksum is wrong")
-        if piece != PIECE:
-            raise GenericError(f"the saved state has pieces of {piece} bytes, {PIECE} are expected")
+        unseal(raw, MAGIC)
+        _, _, _, description, runs, data, total, checksum = _HEADER.unpack_from(raw)
         if description > MAX_DESCRIPTION:
             raise GenericError(
                 f"the saved state's description has {description} bytes, expected at most {MAX_DESCRIPTION}"
@@ -111,13 +106,7 @@ class Header(NamedTuple):
         """What the bytes behind the header describe.  GenericError."""
         if len(body) != self.body_size or zlib.crc32(body) != self.checksum:
             raise GenericError("the saved state is damaged: the checksum of its description is wrong")
-        try:
-            description = msgspec.json.decode(body[: self.description])
-        except (msgspec.DecodeError, RecursionError, ValueError):
-            raise GenericError("the saved state's description is not JSON") from None
-        if not isinstance(description, dict):
-            raise GenericError("the saved state's description is not an object")
-        return description
+        return parse_object(body[: self.description])
 
     def parse_runs(self, body: bytes, sizes: Sequence[int]) -> list[Run]:
         """Which pieces follow, of regions of these sizes.  GenericError."""
@@ -156,13 +145,53 @@ def run_bytes(run: Run, size: int) -> int:
 
 def begin(description: object, runs: Sequence[Run], sizes: Sequence[int]) -> bytes:
     """All of a stream that comes before the pieces of memory.  GenericError: it would be too long."""
-    told = msgspec.json.encode(description)
-    if len(told) > MAX_DESCRIPTION:
-        raise GenericError(
-            f"the machine's description has {len(told)} bytes, at most {MAX_DESCRIPTION} can be saved"
-        )
+    told = encode_object(description)
     body = told + b"".join(_RUN.pack(*run) for run in runs)
     data = -(-(HEADER_SIZE + len(body)) // ALIGNMENT) * ALIGNMENT
     total = data + sum(run_bytes(run, sizes[run.region]) for run in runs)
     header = Header(len(told), len(runs), data, total, zlib.crc32(body))
     return (header.pack() + body).ljust(data, b"\0")
+
+
+# Shared with machines that are sent (`live.py`).
+
+
+def seal(packed: bytes) -> bytes:
+    """The header of a stream from its fields: `HEADER_SIZE` bytes with a checksum."""
+    packed = packed.ljust(HEADER_SIZE - _CHECK.size, b"\0")
+    return packed + _CHECK.pack(zlib.crc32(packed))
+
+
+def unseal(raw: bytes, magic: bytes) -> None:
+    """Raise GenericError unless this is a header of that kind, with this version and pieces of `PIECE` bytes."""
+    if len(raw) < HEADER_SIZE or raw[: len(magic)] != magic:
+        raise GenericError("the state was not saved by qemud")
+    version, piece = _FIRST.unpack_from(raw, len(magic))
+    if version != VERSION:
+        raise GenericError(f"the saved state has version {version}, version {VERSION} is expected")
+    (check,) = _CHECK.unpack_from(raw, HEADER_SIZE - _CHECK.size)
+    if check != zlib.crc32(raw[: HEADER_SIZE - _CHECK.size]):
+        raise GenericError("the header of the saved state is damaged: its checksum is wrong")
+    if piece != PIECE:
+        raise GenericError(f"the saved state has pieces of {piece} bytes, {PIECE} are expected")
+
+
+def encode_object(value: object) -> bytes:
+    """A description as it is in a stream.  GenericError: it would be too long."""
+    told = msgspec.json.encode(value)
+    if len(told) > MAX_DESCRIPTION:
+        raise GenericError(
+            f"the machine's description has {len(told)} bytes, at most {MAX_DESCRIPTION} can be saved"
+        )
+    return told
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """A description from a stream.  GenericError."""
+    try:
+        description = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        raise GenericError("the saved state's description is not JSON") from None
+    if not isinstance(description, dict):
+        raise GenericError("the saved state's description is not an object")
+    return description

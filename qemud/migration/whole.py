@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qemud._generated.types.run_state import RunState
@@ -26,11 +25,12 @@ from qemud.machine.mailbox import Closed
 from qemud.machine.snapshot import apply, check_objects, check_value, memory_of, save_objects
 from qemud.machine.vm import NEEDS_RESET
 from qemud.migration import memory
+from qemud.migration.still import still
 from qemud.migration.stream import HEADER_SIZE, Header, Run, begin
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
 
     from qemud._generated.types.snapshot import SavedMachine
     from qemud.block.driver import StateReader
@@ -57,17 +57,10 @@ class Found(NamedTuple):
     """Where its memory begins."""
 
 
-@asynccontextmanager
-async def _still(services: Services) -> AsyncIterator[None]:
-    """Nothing changes in the machine and its disks inside of this.  The machine is stopped."""
-    mailboxes = services.vm.mailboxes
-    async with disks_of.held(services.block):
-        await mailboxes.call(mailboxes.freeze)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(Closed):
-                await mailboxes.call(mailboxes.thaw)
+def _check_idle(services: Services) -> None:
+    """Raise GenericError while the machine leaves."""
+    if services.has_migration:
+        services.migration.check_idle()
 
 
 def _name(tag: str) -> str:
@@ -83,6 +76,7 @@ async def save(
     devices: Sequence[str] | None = None,
 ) -> None:
     """Take a snapshot of the machine and of those disks, or of all; with a name of its own unless one is given.  GenericError."""
+    _check_idle(services)
     graph, vm = services.block, services.vm
     now = time.time_ns()
     disks = disks_of.choose(graph, devices)
@@ -98,7 +92,7 @@ async def save(
     top = disks_of.state_disk(disks, vmstate)
     async with vm.held(RunState.SAVE_VM) as before:
         try:
-            async with _still(services):
+            async with still(services):
                 await _save(services, disks, name, now, top, before)
         finally:
             with contextlib.suppress(Closed):
@@ -144,6 +138,7 @@ async def load(
 
     GenericError, and then the machine stays stopped: as it was, or, where the text says so, to be reset.
     """
+    _check_idle(services)
     vm = services.vm
     async with vm.held(RunState.RESTORE_VM) as before:
         found = await _load(services, _name(tag), vmstate, devices)
@@ -168,7 +163,7 @@ async def _load(services: Services, name: str, vmstate: str | None, devices: Seq
         raise GenericError("Snapshot can not be found")
     if not size:
         raise GenericError("This is a disk-only snapshot. Revert to it  offline using qemu-img")
-    async with _still(services):
+    async with still(services):
         await disks_of.check_apply(graph, disks, name)
         try:
             reader = await disks_of.target_of(top).state_reader(name)

@@ -57,6 +57,14 @@ if TYPE_CHECKING:
             """The composition tree."""
 
         @property
+        def has_migration(self) -> bool:
+            """Whether anything has been asked of `migration` yet."""
+
+        @property
+        def migration(self) -> Any:
+            """Machines that come and go."""
+
+        @property
         def vm(self) -> Vm:
             """The machine."""
 
@@ -184,6 +192,7 @@ class QdevHandlers(QdevCommands):
 
     async def device_add(self, arguments: dict[str, Any]) -> Raw:
         """Add a device.  The arguments come unchecked: the errors are the device's, not the schema's."""
+        self._check_migration("device_add")
         startup = self._services.startup
         hotplug = startup is None or startup.ready
         if not hotplug:
@@ -194,7 +203,13 @@ class QdevHandlers(QdevCommands):
 
     async def device_del(self, *, id: str) -> None:  # noqa: A002 - the schema's name
         """Remove a device."""
+        self._check_migration("device_del")
         await self.maker.remove(id)
+
+    def _check_migration(self, command: str) -> None:
+        """Raise GenericError while the machine comes or goes: both sides have to have the same devices."""
+        if self._services.has_migration:
+            self._services.migration.check_devices(command)
 
 
 def _lives_in_machine(target: Object) -> bool:

@@ -42,6 +42,8 @@ class Services:
     """A process with a machine of type `test-machine`, built."""
 
     startup = None  # it was made at once
+    has_migration = False
+    migration: Any = None
 
     def __init__(self) -> None:
         self.tree = Tree()

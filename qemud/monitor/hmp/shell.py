@@ -38,7 +38,8 @@ class Shell:
     """One monitor's state; see the module.
 
     `execute` runs QMP commands; `reading` is shared by monitors that are to share the format last given.  `history` gives the lines
-    typed before; None where nobody types.  `ended` is set by `quit`.
+    typed before; None where nobody types.  `ended` is set by `quit`.  `lasts` is set by a line that has begun something which whoever
+    typed it waits for, while other monitors go on; only where somebody types.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Shell:
         self.cpu_index = cpu_index
         self.history = history
         self.ended = False
+        self.lasts: Callable[[], Awaitable[None]] | None = None
         self._output: list[str] = []
 
     async def qmp(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:

@@ -187,9 +187,16 @@ class HumanMonitor:
         error = task.exception()
         if error is not None:
             raise error
-        draining = asyncio.get_running_loop().create_task(self._port.drain())
+        draining = asyncio.get_running_loop().create_task(self._settle())
         self._task = draining
         draining.add_done_callback(lambda _task: self._go_on(prompt=entered))
+
+    async def _settle(self) -> None:
+        """The output has left, and what the line has begun is done."""
+        await self._port.drain()
+        lasts, self._shell.lasts = self._shell.lasts, None
+        if lasts is not None:
+            await lasts()
 
     def _go_on(self, *, prompt: bool) -> None:
         self._task = None
