@@ -176,10 +176,10 @@ class Incoming:
 
     async def _read_disks(self) -> None:
         """The disks are ours for the first time: what devices keep of them is read again."""
-        self._services.vm.before_cont.remove(self._read_disks)
         for backend in self._services.block.backends:
             for read in tuple(backend.on_reverted):
                 await read()
+        self._services.vm.before_cont.remove(self._read_disks)
 
     def _announce(self) -> None:
         """Tell the networks where the machine is now."""

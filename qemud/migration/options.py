@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _RANGES = (
-    ("downtime_limit", 0, 2_000_000, "an integer in the range of 0 to 2000000 ms"),
+    ("downtime_limit", 0, 2_000_000, "an integer in the range of 0 to (2000 * 1000) ms"),
     ("announce_initial", 0, 100_000, "a value between 0 and 100000"),
     ("announce_max", 0, 100_000, "a value between 0 and 100000"),
     ("announce_rounds", 0, 1000, "a value between 0 and 1000"),

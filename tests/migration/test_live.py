@@ -43,7 +43,7 @@ def pass_descriptor(program: Program, fd: int, name: str) -> None:
 
 
 @pytest.mark.parametrize("answers", [False, True], ids=["one-way", "return-path"])
-def test_over_tcp(daemon: Starter, answers: bool) -> None:  # noqa: FBT001 - pytest's way
+def test_over_tcp(daemon: Starter, answers: bool) -> None:
     """It runs there, with its memory; here it is stopped, and may go on when it is wanted."""
     a, b = source(daemon), target(daemon)
     if answers:
@@ -62,13 +62,15 @@ def test_over_tcp(daemon: Starter, answers: bool) -> None:  # noqa: FBT001 - pyt
     ram = found["ram"]
     assert ram["total"] > 32 << 20
     assert ram["remaining"] == 0
-    assert 0 < ram["normal-bytes"] <= ram["transferred"] < 4 << 20  # what the guest has never touched is not sent
+    assert (
+        0 < ram["normal-bytes"] <= ram["transferred"] < 4 << 20
+    )  # what the guest has never touched is not sent
     assert ram["precopy-bytes"] + ram["downtime-bytes"] == ram["transferred"]
     assert ram["dirty-sync-count"] == 2
     awake(b)
     assert peek(b) == 77
     assert b.serial.command("sum 2")[0].endswith("2 of 2 right")
-    with pytest.raises(QmpError, match="^Can't migrate the vm that was paused due to previous migration$"):
+    with pytest.raises(QmpError, match=r"^Can't migrate the vm that was paused due to previous migration$"):
         a.qmp.command("migrate", uri="file:/nowhere")
     a.qmp.command("cont")
     assert peek(a) == 77
@@ -121,7 +123,7 @@ def test_by_a_descriptor(daemon: Starter) -> None:
 
 
 @pytest.mark.parametrize("piped", [False, True], ids=["file", "pipe"])
-def test_saved_and_restored(daemon: Starter, tmp_path: Path, piped: bool) -> None:  # noqa: FBT001 - pytest's way
+def test_saved_and_restored(daemon: Starter, tmp_path: Path, piped: bool) -> None:
     """Into a file behind somebody's header and back, by a descriptor that the other process is started with."""
     a = source(daemon)
     path = tmp_path / "saved"
@@ -213,15 +215,15 @@ def test_before_it_arrives(daemon: Starter, tmp_path: Path) -> None:
         for command in (*commands, "system_reset"):
             b.qmp.command(command)
             assert status(b) == "inmigrate"
-        with pytest.raises(QmpError, match="^Guest is waiting for an incoming migration$"):
+        with pytest.raises(QmpError, match=r"^Guest is waiting for an incoming migration$"):
             b.qmp.command("migrate", uri="fd:x")
-        with pytest.raises(QmpError, match="^Migration not in expected state: none$"):
+        with pytest.raises(QmpError, match=r"^Migration not in expected state: none$"):
             b.qmp.command("migrate-continue", state="pre-switchover")
         b.qmp.command("migrate_cancel")
         incoming(b, f"file:{tmp_path / 'saved'}")
         assert steps(b)[-1] == "MIGRATION completed"
         assert status(b) == then
-        with pytest.raises(QmpError, match="^The incoming migration has already been started$"):
+        with pytest.raises(QmpError, match=r"^The incoming migration has already been started$"):
             incoming(b, f"file:{tmp_path / 'saved'}")
 
 

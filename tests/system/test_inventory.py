@@ -162,13 +162,6 @@ def test_statistics_of_the_thread_that_runs_the_guest(daemon: Starter, tmp_path:
     assert qmp.command("query-stats", target="vcpu", vcpus=["/machine/nope"]) == []
 
 
-def test_capabilities_of_migration_are_kept(daemon: Starter) -> None:
-    qmp = daemon(*BOARD, "-serial", "null").qmp
-    assert qmp.command("query-migrate-capabilities") == [{"capability": "events", "state": False}]
-    qmp.command("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
-    assert qmp.command("query-migrate-capabilities") == [{"capability": "events", "state": True}]
-
-
 def test_a_cpu_model_comes_to_the_properties_that_it_takes(daemon: Starter) -> None:
     qmp = daemon(*BOARD, "-serial", "null").qmp
     for name in ("rv64", "max"):

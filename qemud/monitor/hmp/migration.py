@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qemud._generated.types.migration import MigrationStatus
 from qemud._generated.types.migration_options import MigrationCapability, MigrationParameter
+from qemud.migration.address import parse_uri
 from qemud.monitor.hmp.expression import SPACE
 from qemud.qapi.runtime import qemuopts
 from qemud.qapi.runtime.errors import GenericError
@@ -65,6 +66,7 @@ async def go_on(shell: Shell, arguments: dict[str, Any]) -> None:
 
 async def incoming(shell: Shell, arguments: dict[str, Any]) -> None:
     """`migrate_incoming`; here a failure does not end the process."""
+    parse_uri(arguments["uri"])
     await shell.qmp("migrate-incoming", {"uri": arguments["uri"], "exit-on-error": False})
 
 
