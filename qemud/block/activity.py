@@ -11,7 +11,7 @@ Parents become inactive before their children, and active after them.  A node st
 to it who does not bear it (a job, an export without `allow-inactive`), nothing becomes inactive.
 
 While a machine comes in (`graph.incoming`), what clients open is inactive.  What is activated before the machine has arrived, for an
-export that writes the disk, is shared by its device with everybody until then.
+export that writes the disk, is shared by its device with everybody until it has and all is activated, which `cont` does.
 
 Source of rules and texts: QEMU 10.0, block.c (bdrv_activate, bdrv_inactivate) and block/block-backend.c.
 """
@@ -57,6 +57,8 @@ async def activate_all(graph: Graph) -> None:
         if any(node.inactive for node in graph.nodes.values()):
             async with held(graph):
                 await _activate(graph, list(graph.nodes.values()))
+        if not graph.incoming:
+            _share_no_more(graph)
 
 
 async def activate(graph: Graph, node: BlockNode) -> None:
@@ -65,8 +67,8 @@ async def activate(graph: Graph, node: BlockNode) -> None:
         await _activate(graph, [node])
 
 
-def arrived(graph: Graph) -> None:
-    """The machine is here: its devices share again what they are to share, and no more."""
+def _share_no_more(graph: Graph) -> None:
+    """The machine is here: its devices share again what they are to share."""
     for backend in graph.backends:
         if backend.shares_all:
             backend.shares_all = False

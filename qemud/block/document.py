@@ -383,10 +383,10 @@ async def open_configured(graph: Graph, given: DriveConfiguration, *, snapshot: 
 async def _load(backend: BlockBackend, given: DriveConfiguration, *, snapshot: bool) -> None:
     graph = backend.graph
     assert given.medium is not None
-    node = await graph.open_reference(given.medium)
+    node = await graph.open_reference(given.medium, flags=Flags(inactive=graph.incoming))
     try:
         if snapshot:
-            node = await temporary_overlay(graph, node, Flags())
+            node = await temporary_overlay(graph, node, Flags(inactive=node.inactive))
         if given.copy_on_read:
             node = await copying(graph, node)
         if given.detect_zeroes is not None:

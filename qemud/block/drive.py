@@ -229,7 +229,7 @@ async def _load(
         if snapshot:
             from qemud.block.create import temporary_overlay
 
-            node = await temporary_overlay(graph, node, flags)
+            node = await temporary_overlay(graph, node, flags._replace(inactive=node.inactive))
         if copy_on_read:
             node = await copying(graph, node)
         backend.insert(node)

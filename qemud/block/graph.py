@@ -22,7 +22,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from qemud.block import permission
-from qemud.block.activity import activate_all, arrived, inactivate_all
+from qemud.block.activity import activate_all, inactivate_all
 from qemud.block.backend import BlockBackend
 from qemud.block.drivers import driver_class
 from qemud.block.node import BlockNode, Edge, Flags, Role
@@ -68,7 +68,8 @@ class Graph:
         """Nodes for others to use, made when the first is; see `qemud.block.nbd.exports`."""
         self.handover = asyncio.Lock()
         """Held while nodes become active or inactive."""
-        self._incoming = False
+        self.incoming = False
+        """Whether the machine is yet to come: clients' nodes and drives are inactive when they are opened."""
         self._reserved: set[str] = set()
         self._numbers = itertools.count()
 
@@ -87,17 +88,6 @@ class Graph:
                 await self.release(node)
 
     # Handing images over to another process, and taking them; see `qemud.block.activity`.
-
-    @property
-    def incoming(self) -> bool:
-        """Whether the machine is yet to come: clients' nodes and drives are inactive when they are opened."""
-        return self._incoming
-
-    @incoming.setter
-    def incoming(self, value: bool) -> None:
-        self._incoming = value
-        if not value:
-            arrived(self)
 
     async def inactivate_all(self) -> None:
         """Give all images up for another process.  GenericError, and then everything is active as before."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from qemud.daemon.cmdline import UsageError
 from qemud.daemon.machine import build_machine, check_options, create_machine
+from qemud.logs import report
 from qemud.machine.memory import AddressSpace
 from qemud.machine.vm import NEEDS_RESET
 from qemud.qapi.runtime.errors import GenericError, QmpError
@@ -138,7 +139,11 @@ class Assembly:
 
             await begin(self._services, self.line)
         elif not self.line.S and vm.state not in NEEDS_RESET:
-            await vm.cont()
+            try:
+                await vm.cont()
+            except GenericError as error:
+                # It may still be continued when who has its disks has given them up.
+                report(str(error))
 
     def waiting_devices(self) -> list[DeviceOptions]:
         """The devices of the command line that are still to be made.  GenericError: they cannot be."""

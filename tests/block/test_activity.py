@@ -379,7 +379,10 @@ def test_images_are_opened_beside_the_process_that_has_them(tmp_path: Path):
     check_image(path)
 
 
-def test_a_disk_that_is_filled_before_its_machine_arrives(tmp_path: Path):
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_disk_that_is_filled_before_its_machine_arrives(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], gone: bool
+):
     name = image(tmp_path, bytes(1 << 20))
 
     async def test(graph: Graph, _events: list[Event]) -> None:
@@ -393,11 +396,15 @@ def test_a_disk_that_is_filled_before_its_machine_arrives(tmp_path: Path):
         copier.needs = permission.WRITE
         copier.insert(node)
         await write(copier, 0, b"copied")
-        # As long as the copier is there, the device cannot have the disk for itself.
-        await copier.close()
         graph.incoming = False
         assert backend.root is not None
-        assert not backend.root.shares & permission.WRITE
+        assert backend.root.shares == permission.ALL
+        if gone:
+            await copier.close()
+        await graph.activate_all()
+        # The device has the disk for itself, unless whoever fills it is still there, which is told.
+        assert bool(backend.root.shares & permission.WRITE) is not gone
         assert await read(backend, 0, 6) == b"copied"
 
     with_graph(test)
+    assert ("Permission conflict on node 'top'" in capsys.readouterr().err) is not gone

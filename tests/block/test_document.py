@@ -259,6 +259,8 @@ def test_what_is_described_is_made_again(images: Path, data: st.DataObject):
         {"if": "none", "id": "x", "file": "0.qcow2", "snapshot": "on", "bps": "1000", "bps_max": "2000"},
         {"if": "none", "id": "x", "file": "0.img", "format": "raw", "iops": "7", "group": "g"},
         {"if": "none", "id": "x", "file": "0.qcow2", "snapshot": "on", "copy-on-read": "on"},
+        {"if": "none", "id": "x", "file": "0.qcow2", "active": "off"},
+        {"if": "none", "id": "x", "file": "0.qcow2", "snapshot": "on", "copy-on-read": "on", "active": "off"},
         {"if": "none", "id": "x", "driver": "null-co", "size": "4096"},
         {"if": "none", "id": "x", "file": "1.img", "format": "raw", "offset": "512", "size": "1024"},
     ],
@@ -302,6 +304,29 @@ def test_a_drive_in_words(images: Path):
         ]
 
     with_graph(test)
+
+
+@pytest.mark.parametrize("how", ["active", "given up", "incoming"])
+def test_who_has_the_images(images: Path, how: str):
+    first: dict[str, Any] = {}
+    shown: list[str] = []
+
+    async def test(graph: Graph, _events: list[Event]) -> None:
+        graph.incoming = how == "incoming"
+        name = str(images / "0.qcow2")
+        await opened(graph, driver="qcow2", file={"driver": "file", "filename": name, "node-name": "f"})
+        await open_drive(graph, {"if": "none", "id": "x", "file": str(images / "1.qcow2")})
+        if how == "given up":
+            await graph.inactivate_all()
+        first.update(described(graph))
+        shown.extend(await seen(graph))
+
+    with_graph(test)
+    assert all(('"active":true' in each) is (how == "active") for each in shown)
+    (node,), (drive,) = first["blockdevs"], first["drives"]
+    assert [node.get("active"), drive["medium"].get("active")] == [None if how == "active" else False] * 2
+    assert "active" not in node["file"]
+    again(first, shown)
 
 
 def test_an_image_without_what_is_behind_it(images: Path):

@@ -229,11 +229,12 @@ class Qcow2Node(Qcow2Requests, driver=BlockdevDriver.QCOW2):
         """Read all of it again: the other process may have changed everything."""
         before = self.image, self.writer, self.settings, self.size
         names = self.backing_filename, self.backing_format
+        bitmaps = set(self.dirty_bitmaps.values())
         try:
             await self._read_image()
             await self._read_rest()
         except GenericError as error:
-            for bitmap in [each for each in self.dirty_bitmaps.values() if each.persistent]:
+            for bitmap in [each for each in self.dirty_bitmaps.values() if each not in bitmaps]:
                 drop_bitmap(self, bitmap)
             self.image, self.writer, self.settings, size = before
             self.backing_filename, self.backing_format = names

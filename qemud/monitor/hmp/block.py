@@ -57,7 +57,11 @@ def _drive(drive: dict[str, Any] | None, inserted: dict[str, Any] | None, *, ver
     else:
         marks = "".join(
             f", {mark}"
-            for mark, given in (("read-only", inserted["ro"]), ("encrypted", inserted["encrypted"]))
+            for mark, given in (
+                ("read-only", inserted["ro"]),
+                ("encrypted", inserted["encrypted"]),
+                ("inactive", not inserted["active"]),
+            )
             if given
         )
         yield f": {inserted['file']} ({inserted['drv']}{marks})\n"
