@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from qemud.block.driver import Flags
@@ -26,8 +27,6 @@ from qemud.block.raw import PROBE_SIZE
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from qemud.block.graph import Graph
     from qemud.block.node import BlockNode
 
@@ -71,7 +70,14 @@ async def open_image(
             driver = await _probe(file)
             if driver == "raw" and not own.read_only:
                 sys.stderr.write(_GUESSED.format(file.filename))
-        node = await graph.open(_typed(driver, {**options, "file": file.node_name}), flags=flags)
+        data = await _open_data_file(graph, driver, options, own)
+        try:
+            node = await graph.open(_typed(driver, {**options, "file": file.node_name}), flags=flags)
+        finally:
+            if data is not None:
+                await graph.release(data)
+        if data is not None:
+            data.inherits_from = node
         node.probed = probed and driver == "raw"
         if not isinstance(given, str):
             file.inherits_from = node
@@ -103,6 +109,16 @@ async def _open_file(
     return await _open_protocol(graph, filename, given, flags=flags)
 
 
+async def _open_data_file(graph: Graph, driver: str, options: dict[str, Any], own: Flags) -> BlockNode | None:
+    """The external data file of an image, if options define it: held, and the options name it then."""
+    given = options.get("data-file")
+    if driver != "qcow2" or not isinstance(given, Mapping):
+        return None
+    data = await _open_protocol(graph, None, given, flags=inherit(own, Role.DATA))
+    options["data-file"] = data.node_name
+    return data
+
+
 async def _open_protocol(
     graph: Graph, filename: str | None, options: Mapping[str, Any], *, flags: Flags
 ) -> BlockNode:
@@ -131,6 +147,18 @@ async def _protocol_of(name: str) -> str:
             if protocol in class_of(driver).protocols:
                 return driver
         raise GenericError(f"Unknown protocol '{protocol}'")
+    return await _host_driver(name)
+
+
+async def plain_file(name: str) -> Any:
+    """The options of a node for a file of the host with exactly that name, whatever it looks like.  GenericError."""
+    if not name:
+        raise GenericError("The 'file' block driver requires a file name")
+    return _typed(await _host_driver(name), {"filename": name})
+
+
+async def _host_driver(name: str) -> str:
+    """What reaches a file of the host."""
 
     def look() -> bool:
         try:

@@ -63,6 +63,14 @@ def root_node(graph: Graph, device: str) -> BlockNode:
     return node
 
 
+async def _snapshots(node: BlockNode) -> list[SnapshotInfo]:
+    """The snapshots inside.  GenericError: there cannot be any."""
+    found: list[SnapshotInfo] | None = await node.snapshots()
+    if found is None:
+        raise GenericError("Failed to get a snapshot list: Operation not supported")
+    return found
+
+
 async def take_snapshot(graph: Graph, device: str, name: str, vm_clock_ns: int) -> SnapshotInfo:
     """Take a snapshot of a disk.  GenericError."""
     node = root_node(graph, device)
@@ -76,7 +84,7 @@ async def take_snapshot(graph: Graph, device: str, name: str, vm_clock_ns: int) 
             )
         if not name:
             raise GenericError("Name is empty")
-        if any(each.name == name for each in await node.snapshots() or []):
+        if any(each.name == name for each in await _snapshots(node)):
             raise GenericError(f"Snapshot with name '{name}' already exists on device '{device}'")
         try:
             taken: SnapshotInfo = await node.take_snapshot(name, time.time_ns(), vm_clock_ns)
@@ -96,10 +104,7 @@ async def delete_snapshot(
         raise GenericError("Name or id must be provided")
     graph.check_not_blocked(node)
     async with node.drained():
-        if not node.has_snapshots:
-            raise GenericError("Failed to get a snapshot list: Operation not supported")
-        found: list[SnapshotInfo] = await node.snapshots() or []
-        for each in found:
+        for each in await _snapshots(node):
             if identifier in {None, each.id} and name in {None, each.name}:
                 break
         else:

@@ -76,10 +76,10 @@ async def set_read_only(graph: Graph, node: BlockNode, read_only: bool) -> None:
 
     # Children stay as they are, whatever jobs and snapshots have made of them since the options were given.
     kept: dict[str, str | None] = {}
-    for name in _CHILDREN:
+    for name in (*_CHILDREN, "data_file"):
         given = getattr(node.options, name, _NOT_ONE)
         if given is not _NOT_ONE and (name == "backing" or isinstance(given, str)):
-            child = node.children.get(name)
+            child = node.children.get(name.replace("_", "-"))
             kept[name] = None if child is None else child.node_name
     options = msgspec.structs.replace(node.options, read_only=read_only, **kept)
     changes: dict[str, _Change] = {}

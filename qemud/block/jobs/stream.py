@@ -167,6 +167,18 @@ class Stream(Sweep):
         self.layer.wrote_now(offset + len(view))
 
     async def _fill_zeroes(self, offset: int, length: int, view: memoryview) -> None:
+        # What is below may be divided more finely than the layer, which takes zeroes in units of its own.
+        align = self.layer.zero_alignment
+        head = min(length, -offset % align)
+        whole = (length - head) // align * align
+        for start, count in ((0, head), (head + whole, length - head - whole)):
+            if count:
+                view[:count] = bytes(count)
+                await self._fill(offset + start, view[:count])
+        if whole:
+            await self._zero(offset + head, whole, view)
+
+    async def _zero(self, offset: int, length: int, view: memoryview) -> None:
         try:
             await self.layer.do_write_zeroes(offset, length, unmap=False)
             self.layer.wrote_now(offset + length)

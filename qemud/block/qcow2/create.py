@@ -31,11 +31,17 @@ _COMPATIBLE = "compatibility level 1.1 and above (use version=v3 or greater)"
 async def create_image(graph: Graph, options: Any) -> None:
     """Make an image in the node that the options name.  GenericError with QEMU's text."""
     file = await graph.open_reference(options.file)
+    data: BlockNode | None = None
     try:
         header = _header(options)
+        if options.data_file is not None:
+            data = await graph.open_reference(options.data_file)
+            header.data_file = data.filename.encode("utf-8", "surrogateescape")
         await _write_smallest(graph, file, header)
-        await _complete(graph, file, options)
+        await _complete(graph, file, data, options)
     finally:
+        if data is not None:
+            await graph.release(data)
         await graph.release(file)
 
 
@@ -64,6 +70,12 @@ def _header(options: Any) -> Header:
             "Different refcount widths than 16 bits require compatibility level 1.1 or above "
             "(use version=v3 or greater)"
         )
+    if options.data_file_raw and options.data_file is None:
+        raise GenericError("data-file-raw requires data-file")
+    if options.data_file_raw and options.backing_file is not None:
+        raise GenericError("Backing file and data-file-raw cannot be used at the same time")
+    if options.data_file is not None and version < 3:
+        raise GenericError(f"External data files are only supported with {_COMPATIBLE}")
     zstd = options.compression_type is Qcow2CompressionType.ZSTD
     if zstd and version < 3:
         raise GenericError(f"Non-zlib compression type is only supported with {_COMPATIBLE}")
@@ -78,7 +90,9 @@ def _header(options: Any) -> Header:
         refcount_order=bits.bit_length() - 1,
         length=72 if version == 2 else 112,
         compatible=layout.LAZY_REFCOUNTS if options.lazy_refcounts else 0,
-        incompatible=layout.COMPRESSION_TYPE if zstd else 0,
+        incompatible=(layout.COMPRESSION_TYPE if zstd else 0)
+        | (layout.EXTERNAL_DATA if options.data_file is not None else 0),
+        autoclear=layout.RAW_EXTERNAL if options.data_file_raw else 0,
         compression=layout.ZSTD if zstd else layout.ZLIB,
     )
 
@@ -105,12 +119,13 @@ async def _write_smallest(graph: Graph, file: BlockNode, header: Header) -> None
         await backend.close()
 
 
-async def _complete(graph: Graph, file: BlockNode, options: Any) -> None:
+async def _complete(graph: Graph, file: BlockNode, data: BlockNode | None, options: Any) -> None:
     from qemud.qapi.runtime.check import parse_type
 
-    node = await graph.open(
-        parse_type("BlockdevOptions", {"driver": "qcow2", "file": file.node_name, "backing": None})
-    )
+    new: dict[str, Any] = {"driver": "qcow2", "file": file.node_name, "backing": None}
+    if data is not None:
+        new["data-file"] = data.node_name
+    node = await graph.open(parse_type("BlockdevOptions", new))
     try:
         try:
             await node.truncate(options.size, preallocation=options.preallocation.value, exact=False)

@@ -90,6 +90,7 @@ class Header:
     format_raw: bytes | None = None
     """The format of the backing file."""
     data_file: bytes | None = None
+    """The name of the external data file."""
     bitmaps: BitmapsExtension | None = None
     bitmaps_outdated: bool = False
     """There was an extension for bitmaps, but a program that knows nothing of them has written to the image."""
@@ -99,6 +100,21 @@ class Header:
     def cluster_size(self) -> int:
         """Bytes."""
         return 1 << self.cluster_bits
+
+    @property
+    def external(self) -> bool:
+        """Whether data is in a file of its own."""
+        return bool(self.incompatible & layout.EXTERNAL_DATA)
+
+    @property
+    def raw_external(self) -> bool:
+        """Whether that file is at all times what the guest sees."""
+        return bool(self.autoclear & layout.RAW_EXTERNAL)
+
+    @property
+    def data_file_name(self) -> str | None:
+        """The name of that file, for people and for opening it."""
+        return None if self.data_file is None else _text(self.data_file)
 
     @property
     def backing_name(self) -> str | None:
@@ -353,7 +369,7 @@ class Header:
     def _own_extensions(self) -> Iterator[tuple[int, bytes]]:
         if self.format_raw is not None:
             yield BACKING_FORMAT, self.format_raw
-        if self.data_file is not None:
+        if self.data_file is not None and self.external:
             yield DATA_FILE, self.data_file
         if self.bitmaps is not None:
             yield BITMAPS, _BITMAPS.pack(self.bitmaps.count, 0, self.bitmaps.size, self.bitmaps.offset)

@@ -60,6 +60,10 @@ class Image:
         self.header = header
         self.cluster_bits = header.cluster_bits
         self.cluster_size = header.cluster_size
+        self.external = header.external
+        """Data is in a file of its own, each cluster where it is on the disk, and only tables are counted."""
+        self.in_step = header.raw_external
+        """That file is at all times what the guest sees."""
         self.snapshots: list[Snapshot] = []
         self.bitmaps: list[StoredBitmap] = []
         self.lazy = False
@@ -74,7 +78,7 @@ class Image:
         self.data_first = False
         """Data was written that must be stable before tables that refer to it are."""
         self.dropped = Dropped(self)
-        self._touched = 0
+        self._touched = self._touched_data = 0
         self._writing = asyncio.Lock()
         self._header_lock = asyncio.Lock()
         self._feature_lock = asyncio.Lock()
@@ -88,6 +92,11 @@ class Image:
     def file(self) -> BlockNode:
         """What the image is in.  Clients and jobs can put another node in its place."""
         return self.owner.file
+
+    @property
+    def data(self) -> BlockNode:
+        """What the data of the guest is in: the same, or the external data file."""
+        return self.owner.children["data-file"] if self.external else self.owner.file
 
     # Opening.
 
@@ -110,7 +119,9 @@ class Image:
     async def _read_tables(self) -> None:
         header = self.header
         l1 = await self._read_table(header.l1_offset, header.l1_size * 8, "Could not read L1 table")
-        self.mapping = Mapping(self.owner, header.cluster_bits, decode_table(l1), header.version)
+        self.mapping = Mapping(
+            self.owner, header.cluster_bits, decode_table(l1), header.version, external=self.external
+        )
         size = header.reftable_clusters << header.cluster_bits
         table = await self._read_table(header.reftable_offset, size, "Could not initialize refcount handling")
         self.adopt_refcounts(
@@ -155,6 +166,30 @@ class Image:
     def untouched(self) -> int:
         """From where on nobody has ever written to the file, so that it is zero there."""
         return max(self.file.size, self._touched)
+
+    # Where data goes.
+
+    async def allocate_data(self, position: int, clusters: int) -> tuple[int, int]:
+        """A place for clusters of the disk: where it begins, and how many, up to `clusters`, it is for.  OSError."""
+        if self.external:
+            return position, clusters
+        return await self.refcounts.allocate(clusters)
+
+    def give_up(self, place: int, clusters: int) -> None:
+        """The opposite: something may have been written there."""
+        if self.external:
+            self._touched_data = max(self._touched_data, place + clusters * self.cluster_size)
+        else:
+            self.drop(place, clusters, "always")
+
+    def untouched_data(self, place: int) -> bool:
+        """Whether nobody has ever written to that place for data or beyond it, so that it is zero there."""
+        return place >= (max(self.data.size, self._touched_data) if self.external else self.untouched)
+
+    def guard_data(self, offset: int, length: int) -> None:
+        """As `guard`, for data, which cannot hit a table in a file of its own."""
+        if not self.external:
+            self.guard(offset, length)
 
     async def free_dropped(self) -> None:
         """After `write_tables`: make that stable, and free what can be freed."""
@@ -214,7 +249,11 @@ class Image:
                     moved = True
                 else:
                     await self._write_sectors(self.header.reftable_offset, reftable, REFCOUNT_TABLE)
-                if (parts or l1) and (data_first or ((packed or entries) and with_counts)):
+                if data_first and self.external and (parts or l1):
+                    await self.data.flush()
+                if (parts or l1) and (
+                    (data_first and not self.external) or ((packed or entries) and with_counts)
+                ):
                     await self.flush_file()
                 done = 1
                 await together(

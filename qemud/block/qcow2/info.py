@@ -28,6 +28,8 @@ def specific(image: Image) -> Any:
             lazy_refcounts=bool(header.compatible & layout.LAZY_REFCOUNTS),
             corrupt=bool(header.incompatible & layout.CORRUPT),
             extended_l2=False,
+            data_file=header.data_file_name,
+            data_file_raw=header.raw_external if header.external else None,
             refcount_bits=bits,
             compression_type=kind,
             bitmaps=[_bitmap(each) for each in image.bitmaps] or None,

@@ -96,7 +96,9 @@ class Piece:
 class Mapping:
     """See the module."""
 
-    def __init__(self, owner: BlockNode, cluster_bits: int, l1: array[int], version: int) -> None:
+    def __init__(
+        self, owner: BlockNode, cluster_bits: int, l1: array[int], version: int, *, external: bool = False
+    ) -> None:
         self.l1 = l1
         self.l1_changed: set[int] = set()
         """Entries of the L1 table that differ from what is on disk."""
@@ -107,8 +109,14 @@ class Mapping:
         self.piece_bits = 0
         self.limit = 0
         """How many pieces may be in memory."""
+        self.allocated = OFFSET | COMPRESSED | ZERO | (COPIED if external else 0)
+        """An entry with none of these bits leaves it to the backing file what is there."""
         self._owner = owner
         self._version = version
+        self._external = external
+        """Clusters are in another file, each where it is on the disk."""
+        self._here = COPIED if external else 0
+        """What a cluster that is at offset 0 of that file has in its entry."""
         self._cluster_bits = cluster_bits
         self._cluster_size = 1 << cluster_bits
         self._cluster_mask = self._cluster_size - 1
@@ -177,7 +185,8 @@ class Mapping:
         entry = entries[index]
         step = 0
         if entry & COMPRESSED:
-            return layout.PACKED, entry, min(length, self._cluster_size - inside)
+            kind = layout.INVALID if self._external else layout.PACKED
+            return kind, entry, min(length, self._cluster_size - inside)
         place = entry & OFFSET
         if entry & ZERO:
             if self._version < 3 or place & self._cluster_mask:
@@ -187,13 +196,15 @@ class Mapping:
             else:
                 kind = layout.ZEROES_PLACED if entry & COPIED else layout.ZEROES_SHARED
                 step = self._cluster_size
-        elif place:
+        elif place or entry & self._here:
             if place & self._cluster_mask:
                 return layout.INVALID, entry, 1
             kind = layout.PLACED if entry & COPIED else layout.SHARED
             step = self._cluster_size
         else:
             kind = layout.UNALLOCATED
+        if self._external and step and place + inside != offset:
+            return layout.INVALID, entry, 1
         expected = entry + step
         following = index + 1
         while following <= last and entries[following] == expected:

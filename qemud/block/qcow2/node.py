@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from qemud._generated.types.block_options import BlockdevDriver
 from qemud.block.bitmaps import drop_bitmap
+from qemud.block.driver import unsupported
 from qemud.block.edges import Role
 from qemud.block.filename import absolute_name
 from qemud.block.graph import inherit
@@ -29,6 +30,7 @@ from qemud.block.qcow2.bitmaps import (
     remove_bitmap,
     store_bitmaps,
 )
+from qemud.block.qcow2.external import check_present, check_unchanged, open_data_file
 from qemud.block.qcow2.image import Image
 from qemud.block.qcow2.layout import INACTIVE_L2
 from qemud.block.qcow2.options import Settings
@@ -86,6 +88,7 @@ class Qcow2Node(Qcow2Requests, driver=BlockdevDriver.QCOW2):
     async def _open(self) -> None:
         await self.graph.open_child(self, "file", self.options.file, self.file_role)
         await self._read_image()
+        await open_data_file(self, self.options.data_file)
         await self._open_backing(self.options.backing)
         await self._read_rest()
         self._start_timer()
@@ -212,6 +215,7 @@ class Qcow2Node(Qcow2Requests, driver=BlockdevDriver.QCOW2):
             try:
                 await self.image.settle()
                 await self.image.flush_file()
+                await self.do_flush_to_disk()
             except OSError:
                 # The image says that its bitmaps are right, which they will not be for long.
                 self.ready = False
@@ -232,6 +236,7 @@ class Qcow2Node(Qcow2Requests, driver=BlockdevDriver.QCOW2):
         bitmaps = set(self.dirty_bitmaps.values())
         try:
             await self._read_image()
+            check_present(self)
             await self._read_rest()
         except GenericError as error:
             for bitmap in [each for each in self.dirty_bitmaps.values() if each not in bitmaps]:
@@ -258,6 +263,7 @@ class Qcow2Node(Qcow2Requests, driver=BlockdevDriver.QCOW2):
     async def prepare_reopen(self, options: Any, flags: Flags) -> Callable[[], None] | None:
         """Other settings of caches, discards and guards, or another way to use it."""
         image = self.image
+        check_unchanged(self, options.data_file)
         settings = Settings(options, image.header, flags)
         if not flags.read_only and image.header.incompatible & layout.CORRUPT:
             raise GenericError("qcow2: Image is corrupt; cannot be opened read/write")
@@ -316,11 +322,11 @@ class Qcow2Node(Qcow2Requests, driver=BlockdevDriver.QCOW2):
 
     async def do_truncate(self, size: int, *, preallocation: str, exact: bool, zeroes: bool) -> None:
         """Larger or smaller tables; what is new reads as zeroes."""
-        del exact, zeroes
+        del zeroes
         from qemud.block.qcow2.resize import resize
 
         await self.check_writable_now()
-        await resize(self, size, preallocation)
+        await resize(self, size, preallocation, exact=exact)
         self.set_size(size)
 
     async def get_info(self) -> NodeInfo:
@@ -337,9 +343,11 @@ class Qcow2Node(Qcow2Requests, driver=BlockdevDriver.QCOW2):
         return specific(self.image)
 
     async def snapshots(self) -> list[Any] | None:
-        """The snapshots inside."""
+        """The snapshots inside; there can be none where data is in a file of its own."""
         from qemud.block.qcow2.info import snapshot_list
 
+        if self.image.external:
+            return None
         return snapshot_list(self.image)
 
     async def take_snapshot(
@@ -348,6 +356,8 @@ class Qcow2Node(Qcow2Requests, driver=BlockdevDriver.QCOW2):
         """Take a snapshot inside."""
         from qemud.block.qcow2.info import snapshot_info
 
+        if self.image.external:
+            raise unsupported()
         await self.check_writable_now()
         assert state is None or isinstance(state, vmstate.StateWriter)
         made = await create(
@@ -375,6 +385,8 @@ class Qcow2Node(Qcow2Requests, driver=BlockdevDriver.QCOW2):
         await apply(self.image, snapshot)
 
     def _snapshot(self, name: str) -> Snapshot:
+        if self.image.external:
+            raise unsupported()
         snapshot = find(self.image, None, name)
         if snapshot is None:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -394,6 +406,8 @@ class Qcow2Node(Qcow2Requests, driver=BlockdevDriver.QCOW2):
 
     async def delete_snapshot(self, identifier: str, name: str) -> None:
         """Remove a snapshot from inside."""
+        if self.image.external:
+            raise unsupported()
         if self.read_only:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         await self.check_writable_now()
@@ -408,7 +422,8 @@ class Qcow2Node(Qcow2Requests, driver=BlockdevDriver.QCOW2):
         image = self.image
         header = image.header
         raw = (name or "").encode()
-        if len(raw) > layout.MAX_BACKING_NAME:
+        # The data file alone would not be what the guest sees any more.
+        if len(raw) > layout.MAX_BACKING_NAME or (raw and image.in_step):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         before = header.backing_raw, header.format_raw
         header.backing_raw = raw or None
@@ -433,6 +448,8 @@ class Qcow2Node(Qcow2Requests, driver=BlockdevDriver.QCOW2):
     def open_options(self) -> dict[str, Any]:
         """As in the base; the backing file only if it is not the one that the image names."""
         options: dict[str, Any] = {"driver": self.driver.value, "file": self.file.open_options()}
+        if self.image.external:
+            options["data-file"] = self.data.open_options()
         own = None if self.backing_filename is None else absolute_name(self, self.backing_filename)
         backing = self.backing
         if own != (None if backing is None else backing.filename):

@@ -45,6 +45,13 @@ class Qcow2Requests(BlockNode):
     ready = False
     """Whether everything is as it must be while the image is written to."""
     getting_ready: asyncio.Lock
+    data_child = "file"
+    """The name of the child that data is in."""
+
+    @property
+    def data(self) -> BlockNode:
+        """What data is in."""
+        return self.children[self.data_child]
 
     async def get_ready_to_write(self) -> None:
         """Put right what the last user has left behind.  GenericError."""
@@ -96,7 +103,7 @@ class Qcow2Requests(BlockNode):
                 kind, place, count = found
                 part = buffers if count == length else cut(buffers, position, position + count)
                 if kind in {layout.PLACED, layout.SHARED}:
-                    work.append(self.file.readv(place, part))
+                    work.append(self.data.readv(place, part))
                 elif kind == layout.PACKED:
                     work.append(self._read_packed(place, offset + position, part))
                 elif kind == layout.UNALLOCATED and (backing := self.backing) is not None:
@@ -135,9 +142,17 @@ class Qcow2Requests(BlockNode):
             (offset >> image.cluster_bits) & (image.cluster_size // 8 - 1),
         )
         where = f"(L2 offset: {sharp(table)}, L2 index: {sharp(index)})"
+        if image.external and entry & layout.COMPRESSED:
+            return image.corrupt(f"Compressed cluster entry found in image with external data file {where}")
         if image.header.version < 3 and entry & layout.ZERO:
             return image.corrupt(f"Zero cluster entry found in pre-v3 image {where}")
-        return image.corrupt(f"Cluster allocation offset {sharp(entry & layout.OFFSET)} unaligned {where}")
+        place = entry & layout.OFFSET
+        if image.external and not place % image.cluster_size:
+            return image.corrupt(
+                f"External data file host cluster offset {sharp(place)} does not match guest cluster offset: "
+                f"{sharp(offset - offset % image.cluster_size)}, L2 index: {sharp(index)})"
+            )
+        return image.corrupt(f"Cluster allocation offset {sharp(place)} unaligned {where}")
 
     async def _read_packed(self, entry: int, offset: int, buffers: Sequence[memoryview]) -> None:
         from qemud.block.qcow2.compress import read_packed
@@ -168,9 +183,9 @@ class Qcow2Requests(BlockNode):
                     continue
                 kind, place, count = found
                 part = buffers if count == length else cut(buffers, position, position + count)
-                if kind == layout.PLACED:
-                    image.guard(place, count)
-                    await self.file.writev(place, part)
+                if kind == layout.PLACED and not image.in_step:
+                    image.guard_data(place, count)
+                    await self.data.writev(place, part)
                     position += count
                 elif kind == layout.INVALID:
                     raise self.invalid(offset + position, place)
@@ -185,6 +200,8 @@ class Qcow2Requests(BlockNode):
         """Whole clusters, or up to the end of the disk."""
         await self.check_writable_now()
         image = self.image
+        if image.external:
+            raise unsupported()
         length = total(buffers)
         if offset % image.cluster_size or (length % image.cluster_size and offset + length != self.size):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
@@ -237,6 +254,11 @@ class Qcow2Requests(BlockNode):
         await image.write_tables()
         await image.free_dropped()
 
+    async def do_flush_to_disk(self) -> None:
+        """The data file too, whether or not anybody above says now that it is written to."""
+        if self.image.external and not self.data.read_only:
+            await self.data.flush()
+
     # What is where.
 
     async def do_block_status(self, offset: int, length: int) -> Extent:
@@ -260,7 +282,7 @@ class Qcow2Requests(BlockNode):
             zero=zero,
             allocated=True,
             map_offset=place if placed else None,
-            file=self.file if placed else None,
+            file=self.data if placed else None,
         )
 
     # At once, on the machine thread.
@@ -281,7 +303,7 @@ class Qcow2Requests(BlockNode):
                 kind, place, count = found
                 part = buffers if count == length else cut(buffers, position, position + count)
                 if kind in {layout.PLACED, layout.SHARED}:
-                    if not self.file.read_now(place, part):
+                    if not self.data.read_now(place, part):
                         return False
                 elif kind == layout.UNALLOCATED and (backing := self.backing) is not None:
                     if not backing.read_now(offset + position, part):
@@ -311,6 +333,8 @@ class Qcow2Requests(BlockNode):
             return False
         image.dropped.at_once = True
         try:
+            if image.in_step and self.writer.busy:
+                return False
             position = 0
             for _ in range(_AT_ONCE_PIECES):
                 found = image.mapping.find(offset + position, length - position)
@@ -320,8 +344,8 @@ class Qcow2Requests(BlockNode):
                 part = buffers if count == length else cut(buffers, position, position + count)
                 if (
                     kind != layout.PLACED
-                    or image.overlap(place, count) is not None
-                    or not self.file.write_now(place, part)
+                    or (not image.external and image.overlap(place, count) is not None)
+                    or not self.data.write_now(place, part)
                 ):
                     return False
                 position += count

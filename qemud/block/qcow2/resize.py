@@ -23,8 +23,8 @@ _SLICE = 256
 """How many parts of a table are gone through without a pause."""
 
 
-async def resize(node: Qcow2Node, size: int, preallocation: str) -> None:
-    """Change the size of the disk in the image.  GenericError, or OSError."""
+async def resize(node: Qcow2Node, size: int, preallocation: str, *, exact: bool) -> None:
+    """Change the size of the disk in the image; `exact` is about a data file.  GenericError, or OSError."""
     image = node.image
     header = image.header
     if size % _SECTOR:
@@ -49,8 +49,13 @@ async def resize(node: Qcow2Node, size: int, preallocation: str) -> None:
             await grow_l1(image, _l1_entries(image, size))
         except OSError as error:
             raise GenericError(f"Failed to grow the L1 table: {error.strerror}") from None
+        if image.in_step and preallocation == "off":
+            # Without tables it would be something else than the data file.
+            preallocation = "metadata"
         if preallocation != "off":
             await preallocate(node, old, size, preallocation)
+    if image.external and preallocation == "off":
+        await image.data.truncate(size, exact=exact)
     if preallocation != "off":
         try:
             await image.write_tables()
@@ -79,7 +84,7 @@ async def _clear_tail(node: Qcow2Node, old: int, size: int) -> None:
     head = min(start, size) - old
     node.size = size
     try:
-        if head:
+        if head and not await _reads_as_zero(node, old, head):
             zeroes = memoryview(bytes(head))
             await node.do_writev(old, [zeroes], fua=False)
         backing = node.backing
@@ -92,6 +97,11 @@ async def _clear_tail(node: Qcow2Node, old: int, size: int) -> None:
                     await node.do_writev(at, [memoryview(bytes(min(cluster, size - at)))], fua=False)
     finally:
         node.size = old
+
+
+async def _reads_as_zero(node: Qcow2Node, offset: int, length: int) -> bool:
+    extent = await node.do_block_status(offset, length)
+    return extent.zero or (not extent.allocated and node.backing is None)
 
 
 async def grow_l1(image: Image, entries: int) -> None:
@@ -193,11 +203,11 @@ async def preallocate(node: Qcow2Node, start: int, end: int, mode: str) -> None:
             position += await node.writer.place(position, -(-(end - position) // cluster) * cluster)
     except OSError as error:
         raise GenericError(f"Failed to update L2 tables: {error.strerror}") from None
-    last = await _last_used(image)
-    length = (last + 1) * cluster
+    # A data file has all clusters where they are on the disk.
+    length = position if image.external else (await _last_used(image) + 1) * cluster
     try:
-        if length > image.file.size:
-            await image.file.truncate(
+        if length > image.data.size:
+            await image.data.truncate(
                 length, exact=False, preallocation="off" if mode == "metadata" else mode
             )
     except (OSError, GenericError) as error:

@@ -41,6 +41,8 @@ async def referenced(image: Image, l1: Iterable[int]) -> AsyncIterator[tuple[int
         if table % size:
             raise image.corrupt(f"L2 table offset {sharp(table)} unaligned (L1 index: {sharp(index)})")
         yield table, 1
+        if image.external:
+            continue  # only tables are counted
         entries = await read_table(image, table, size // 8)
         # There can be hundreds of thousands of entries: not in the event loop.
         runs, wrong = await pool.run(_all_runs, image.cluster_bits, entries)
@@ -129,7 +131,7 @@ async def _mark_entries(image: Image, entries: array[int]) -> bool:
         if number != index:
             block = await refcounts.load(number)
             index, counts = number, None if block is None else block.counts
-        once = counts is not None and counts[first] == 1
+        once = image.external or (counts is not None and counts[first] == 1)
         if once != bool(entry & COPIED):
             entries[i] = entry ^ COPIED
             changed = True

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from qemud.block.buffers import ZERO_CHUNK, ZEROES, cut, total
 from qemud.block.qcow2 import layout
+from qemud.block.qcow2.external import give_back, is_zero, zero_external
 from qemud.block.qcow2.layout import ACTIVE_L2, COMPRESSED, COPIED, OFFSET, ZERO, sharp
 from qemud.block.ranges import RangeLocks
 
@@ -41,6 +42,11 @@ class Writer:
     def has_backing(self) -> bool:
         """Whether anything is below what is not allocated."""
         return self._image.owner.backing is not None
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request is changing where clusters are."""
+        return self._ranges.busy
 
     # Tables.
 
@@ -82,7 +88,8 @@ class Writer:
                 table = memoryview(bytearray(size))
                 await image.file.readv(old, [table])
                 await image.file.writev(place, [table])
-            elif place < image.untouched:
+            else:
+                # Even where the file ends before it: what refers to it may be on the disk before there is anything in it.
                 await image.file.write_zeroes(place, size)
         except BaseException:
             image.drop(place, 1, "always")
@@ -123,6 +130,8 @@ class Writer:
     def _drop_entry(self, entry: int, kind: str) -> None:
         """What a table entry referred to is not needed by it any more."""
         image = self._image
+        if image.external:
+            return  # nobody else will get that place
         if entry & COMPRESSED:
             start, end = packed_range(entry, image.cluster_bits)
             first, last = start >> image.cluster_bits, (end - 1) >> image.cluster_bits
@@ -155,8 +164,8 @@ class Writer:
             return 0  # the caller looks again, and tells
         if kind == layout.PLACED:
             # Somebody was faster.
-            image.guard(place, count)
-            await image.file.writev(place, cut(buffers, 0, count))
+            image.guard_data(place, count)
+            await image.data.writev(place, cut(buffers, 0, count))
             return count
         await image.before_allocating()
         await self.ensure_table(offset)
@@ -169,19 +178,19 @@ class Writer:
             fresh = False
         else:
             wanted = min(-(-(inside + count) // size), mapping.entries_from(offset, count))
-            place, clusters = await image.refcounts.allocate(wanted)
+            place, clusters = await image.allocate_data(offset - inside, wanted)
             new = place
-            fresh = place >= image.untouched
+            fresh = image.untouched_data(place)
         count = min(count, clusters * size - inside)
         clusters = -(-(inside + count) // size)
         try:
-            image.guard(place, clusters * size)
+            image.guard_data(place, clusters * size)
             await self._write_clusters(offset, cut(buffers, 0, count), count, place, kind, fresh=fresh)
             image.data_first = True
             await self._publish(offset, [(place + i * size) | COPIED for i in range(clusters)])
         except BaseException:
             if new >= 0:
-                image.drop(new, clusters, "always")
+                image.give_up(new, clusters)
             raise
         return count
 
@@ -198,11 +207,11 @@ class Writer:
         )
         if zero and fresh:
             # Nobody has ever written there: beyond the end of the file everything is zero.
-            await image.file.writev(place + head, buffers)
+            await image.data.writev(place + head, buffers)
             return
         before, after = await self._around(offset, count, head, tail, zero=zero)
         parts = [part for part in (before, *buffers, after) if len(part)]
-        await image.file.writev(place, parts)
+        await image.data.writev(place, parts)
 
     async def _around(
         self, offset: int, count: int, head: int, tail: int, *, zero: bool
@@ -226,8 +235,12 @@ class Writer:
             await self.ensure_table(offset)
             entries, count = await self._entries(offset, length // size)
             new = [ZERO if entry & COMPRESSED or unmap else entry & ~ZERO | ZERO for entry in entries]
+            if image.external:
+                await zero_external(image, offset, count * size, unmap=unmap)
             if new != entries:
                 await self._publish(offset, new, "request")
+                if image.external:
+                    await give_back(image, offset, entries, new)
             return count * size
 
     async def discard(self, offset: int, length: int, *, keep: bool) -> int:
@@ -243,15 +256,19 @@ class Writer:
             gone = ZERO if image.header.version >= 3 else 0
             new = []
             for entry in entries:
-                if not entry & (OFFSET | COMPRESSED | ZERO) and not self.has_backing:
+                if not entry & mapping.allocated and not self.has_backing:
                     new.append(entry)
                 elif keep and not entry & COMPRESSED:
                     new.append(entry | ZERO)
                 else:
                     new.append(gone)
+            if image.external:
+                await zero_external(image, offset, count * size, unmap="request" in image.discards)
             if new != entries:
                 await self.ensure_table(offset)
                 await self._publish(offset, new, "request")
+                if image.external:
+                    await give_back(image, offset, entries, new)
             return count * size
 
     async def cut(self, offset: int, length: int) -> int:
@@ -277,11 +294,12 @@ class Writer:
             if entries[0]:
                 return size
             count = next(i for i, entry in enumerate(entries) if entry)
-        place, count = await image.refcounts.allocate(count)
-        image.guard(place, count * size)
-        # What was in the file there must not be seen.
-        hidden = ZERO if place < image.untouched and image.header.version >= 3 else 0
-        if place < image.untouched and not hidden:
+        place, count = await image.allocate_data(offset, count)
+        image.guard_data(place, count * size)
+        # What was in the file there must not be seen, unless it is all that there is to be seen.
+        old = not image.in_step and not await is_zero(image, place, count * size)
+        hidden = ZERO if old and image.header.version >= 3 else 0
+        if old and not hidden:
             await image.file.write_zeroes(place, count * size)
         if self.has_backing and image.header.version >= 3:
             hidden = ZERO

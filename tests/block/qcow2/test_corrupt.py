@@ -176,7 +176,8 @@ CASES: dict[str, tuple[dict[str, object], list[tuple[int, bytes]]]] = {
     "backing file offset": ({}, [(8, b"\0\0\0\0\0\2\0\0")]),
     "backing file name": ({}, [(8, b"\0\0\0\0\0\0\1\0"), (16, b"\0\0\x10\0")]),
     "unknown feature": ({}, [(FEATURES, b"\x40\0\0\0\0\0\0\x20")]),
-    "a feature with a name": ({}, [(FEATURES + 7, b"\x04")]),
+    "a data file without a name": ({}, [(FEATURES + 7, b"\x04")]),
+    "a raw data file without one": ({}, [(FEATURES + 23, b"\x02")]),
     "extended L2": ({"extended_l2": "on"}, []),
     "corrupt": ({}, [(FEATURES + 7, b"\x02")]),
     "count width": ({}, [(96, b"\0\0\0\x07")]),
@@ -207,7 +208,6 @@ CASES: dict[str, tuple[dict[str, object], list[tuple[int, bytes]]]] = {
 
 NOT_THERE = {
     "extended L2": "Unsupported qcow2 feature(s): extended L2 entries",
-    "a feature with a name": "Unsupported qcow2 feature(s): external data file",
 }
 """What QEMU can open: its text for a feature that it does not know."""
 

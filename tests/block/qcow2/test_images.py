@@ -87,7 +87,7 @@ class Model:
         if extent.zero:
             assert not any(self.data[offset : offset + extent.length])
         if extent.map_offset is not None and extent.data:
-            place = await read(node.file, extent.map_offset, extent.length)
+            place = await read(extent.file, extent.map_offset, extent.length)
             assert place == self.data[offset : offset + extent.length]
 
 

@@ -77,8 +77,8 @@ async def open_qcow2(graph: Graph, path: Path | str, **options: Any) -> Any:
 class MemoryNode(NullCoNode, driver=BlockdevDriver.NULL_CO):
     """A disk in memory with a cache that forgets, sector by sector, what was not flushed when the power is cut."""
 
-    def __init__(self, graph: Graph, data: bytes) -> None:
-        super().__init__(graph, typed(driver="null-co"), "disk", Flags())
+    def __init__(self, graph: Graph, data: bytes, name: str = "disk") -> None:
+        super().__init__(graph, typed(driver="null-co"), name, Flags())
         self.stable = bytearray(data)
         self.pending: list[tuple[int, bytes]] = []
         """Sectors that were written and not flushed, in that order."""
@@ -90,7 +90,7 @@ class MemoryNode(NullCoNode, driver=BlockdevDriver.NULL_CO):
         self._now = bytearray(data)
         self._rng = random.Random(len(data))
         self.holds = 1
-        graph.nodes["disk"] = self
+        graph.nodes[name] = self
 
     async def do_open(self) -> None:
         pass

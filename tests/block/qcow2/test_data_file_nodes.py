@@ -1,0 +1,410 @@
+"""Data files of images as nodes: how they are found, made, told of, locked and reopened; what is refused; power cuts; jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from qemud.block.backend import BlockBackend
+from qemud.block.create import create
+from qemud.block.graph import Graph
+from qemud.block.image import open_image
+from qemud.block.internal import delete_snapshot, take_snapshot
+from qemud.block.reopen import reopen, set_read_only
+from qemud.qapi.runtime.check import parse_type
+from tests.block.jobs.support import Client, Guest, run
+from tests.block.qcow2.test_data_file import image_with_data, mapped
+from tests.block.qcow2.test_power_cut import Load
+from tests.block.qcow2.tools import MemoryNode, check_image, content, open_qcow2, qemu_img, refusal
+from tests.block.support import opened, read, typed, with_graph, write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIZE = 1 << 20
+
+
+def with_name(path: Path, name: bytes | None) -> Path:
+    """Let an image with small clusters name another data file, or none."""
+    image = bytearray(path.read_bytes())
+    place = image.index(b"DATA", 0, 4096)
+    length = int.from_bytes(image[place + 4 : place + 8], "big")
+    rest = bytes(image[place + 8 + -(-length // 8) * 8 : 4096])
+    extension = b""
+    if name is not None:
+        extension = b"DATA" + len(name).to_bytes(4, "big") + name.ljust(-(-len(name) // 8) * 8, b"\0")
+    image[:4096] = (bytes(image[:place]) + extension + rest)[:4096].ljust(4096, b"\0")
+    path.write_bytes(image)
+    return path
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_new_images_are_those_that_qemu_makes(tmp_path: Path, raw: bool) -> None:
+    theirs, _ = image_with_data(tmp_path, SIZE + 512, "theirs", data_file_raw="on" if raw else "off")
+    ours, data = tmp_path / "ours.qcow2", tmp_path / "ours.data"
+
+    async def test(graph: Graph, events: list[Any]) -> None:
+        for path in ours, data:
+            new = {"driver": "file", "filename": str(path), "size": 0}
+            await create(graph, parse_type("BlockdevCreateOptions", new))
+        await opened(graph, driver="file", node_name="f", filename=str(ours))
+        await opened(graph, driver="file", node_name="d", filename=str(data))
+        new = {"driver": "qcow2", "file": "f", "data-file": "d", "data-file-raw": raw, "size": SIZE + 512}
+        await create(graph, parse_type("BlockdevCreateOptions", new))
+        node = await graph.add(typed(driver="qcow2", node_name="n", file="f", data_file="d"))
+        told = (await node.image_specific()).data
+        assert (told.data_file, told.data_file_raw) == (str(data), raw)
+        assert node.filename == str(ours)
+        assert node.open_options()["data-file"] == {"driver": "file", "filename": str(data)}
+
+    with_graph(test)
+    check_image(ours)
+    infos = [json.loads(qemu_img("info", "--output=json", path)) for path in (ours, theirs)]
+    specific = [info["format-specific"]["data"] for info in infos]
+    assert specific[0] == {**specific[1], "data-file": str(data)}
+    assert infos[0]["virtual-size"] == infos[1]["virtual-size"]
+    assert mapped(ours) == mapped(theirs)
+
+
+def test_what_a_raw_data_file_holds_is_the_new_disk(tmp_path: Path) -> None:
+    data = tmp_path / "old.raw"
+    before = random.Random(1).randbytes(SIZE)
+    data.write_bytes(before)
+    path = tmp_path / "disk.qcow2"
+    path.touch()
+
+    async def test(graph: Graph, events: list[Any]) -> None:
+        files = [{"driver": "file", "filename": str(each)} for each in (path, data)]
+        new = {
+            "driver": "qcow2",
+            "file": files[0],
+            "data-file": files[1],
+            "data-file-raw": True,
+            "size": SIZE,
+        }
+        await create(graph, parse_type("BlockdevCreateOptions", new))
+        node = await open_qcow2(graph, path)
+        assert await read(node, 0, SIZE) == before
+        await write(node, 4096, b"new")
+        await graph.release(node)
+
+    with_graph(test)
+    check_image(path)
+    assert data.read_bytes() == before[:4096] + b"new" + before[4099:]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"data-file-raw": True}, "data-file-raw requires data-file"),
+        (
+            {"data-file": "d", "data-file-raw": True, "backing-file": "x"},
+            "Backing file and data-file-raw cannot be used at the same time",
+        ),
+        (
+            {"data-file": "d", "version": "v2"},
+            "External data files are only supported with compatibility level 1.1 and above (use version=v3 or greater)",
+        ),
+        ({"data-file": "none"}, "Cannot find device='none' nor node-name='none'"),
+    ],
+    ids=str,
+)
+def test_new_images_that_cannot_be(tmp_path: Path, options: dict[str, Any], text: str) -> None:
+    async def test(graph: Graph, events: list[Any]) -> None:
+        for name in "fd":
+            (tmp_path / name).touch()
+            await opened(graph, driver="file", node_name=name, filename=str(tmp_path / name))
+        new = parse_type("BlockdevCreateOptions", {"driver": "qcow2", "file": "f", "size": 0, **options})
+        assert await refusal(create(graph, new)) == text
+
+    with_graph(test)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (None, "'data-file' is required for this image"),
+        ("", "The 'file' block driver requires a file name"),
+        ("{}/none", "Could not open '{}/none': No such file or directory"),
+        ("{}/fifo", "'file' driver requires '{}/fifo' to be a regular file"),
+        ("{}", "Could not open '{}': Is a directory"),
+        ("{}/disk.qcow2", 'Failed to get shared "resize" lock'),
+        ('json:{"driver":"null-co"}', "Could not open 'json:{\"driver\":\"null-co\"}': No such file or directory"),
+        ("nbd:unix:{}/s", "Could not open 'nbd:unix:{}/s': No such file or directory"),
+        ("{}/" + "x" * 3000, "Could not open '{}/" + "x" * 3000 + "': File name too long"),
+        ("{}/a\0b", "Could not open '{}/a': No such file or directory"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_hostile_names_are_refused(tmp_path: Path, name: str | None, text: str) -> None:
+    path, _ = image_with_data(tmp_path, SIZE, cluster_size=4096)
+    os.mkfifo(tmp_path / "fifo")
+    with_name(path, None if name is None else name.replace("{}", str(tmp_path)).encode())
+
+    async def test(graph: Graph, events: list[Any]) -> None:
+        said = await refusal(open_qcow2(graph, path))
+        assert said.splitlines()[0] == text.replace("{}", str(tmp_path))
+
+    with_graph(test)
+
+
+def test_tables_that_lead_elsewhere_make_the_image_corrupt(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, _ = image_with_data(tmp_path, SIZE, cluster_size=4096)
+
+    async def fill(graph: Graph, events: list[Any]) -> None:
+        node = await open_qcow2(graph, path)
+        await write(node, 0, b"x" * 8192)
+        await graph.release(node)
+
+    with_graph(fill)
+    image = path.read_bytes()
+    table = int.from_bytes(image[40:48], "big")
+    l2 = int.from_bytes(image[table : table + 8], "big") & ~(1 << 63)
+    cases = {
+        (
+            1 << 63 | 8192
+        ): "External data file host cluster offset 0x2000 does not match guest cluster offset: "
+        "0x1000, L2 index: 0x1)",
+        (1 << 62 | 4096): "Compressed cluster entry found in image with external data file "
+        f"(L2 offset: {l2:#x}, L2 index: 0x1)",
+        (1 << 63): "External data file host cluster offset 0 does not match guest cluster offset: "
+        "0x1000, L2 index: 0x1)",
+        (1 << 63 | 512): f"Cluster allocation offset 0x200 unaligned (L2 offset: {l2:#x}, L2 index: 0x1)",
+    }
+    for entry, text in cases.items():
+        wrong = bytearray(image)
+        wrong[l2 + 8 : l2 + 16] = entry.to_bytes(8, "big")
+        path.write_bytes(wrong)
+
+        async def test(graph: Graph, events: list[Any], text: str = text) -> None:
+            node = await open_qcow2(graph, path)
+            assert await read(node, 0, 4096) == b"x" * 4096
+            for _ in range(2):
+                with pytest.raises(OSError, match=r"error|medium"):
+                    await write(node, 4096, b"y")
+            assert [data["msg"] for _, data in events] == [text]
+            await graph.release(node)
+
+        with_graph(test)
+    capfd.readouterr()
+
+
+def test_what_there_is_not_with_a_data_file(tmp_path: Path) -> None:
+    path, _ = image_with_data(tmp_path, SIZE, data_file_raw="on")
+
+    async def test(graph: Graph, events: list[Any]) -> None:
+        definition = {"driver": "file", "filename": str(path), "node-name": "f"}
+        node = await opened(graph, driver="qcow2", node_name="n", file=definition)
+        with pytest.raises(OSError, match="not supported"):
+            await node.write_compressed(0, [memoryview(bytes(65536))])
+        assert await node.snapshots() is None
+        listing = "Failed to get a snapshot list: Operation not supported"
+        assert await refusal(take_snapshot(graph, "n", "s", 0)) == listing
+        assert await refusal(delete_snapshot(graph, "n", None, "s")) == listing
+        for work in node.take_snapshot("s", 0, 0), node.apply_snapshot("s"), node.delete_snapshot("1", "s"):
+            with pytest.raises(OSError, match="not supported"):
+                await work
+        with pytest.raises(OSError, match="Invalid argument"):
+            await node.change_backing_file("base", "raw")
+
+    with_graph(test)
+    check_image(path)
+
+
+def test_it_is_locked_and_reopened_with_its_image(tmp_path: Path) -> None:
+    path, data = image_with_data(tmp_path, SIZE)
+
+    async def test(graph: Graph, events: list[Any]) -> None:
+        node = await opened(
+            graph, driver="qcow2", node_name="n", file={"driver": "file", "filename": str(path)}
+        )
+        child = node.children["data-file"]
+        backend = BlockBackend(graph, "hd0")
+        backend.insert(node)
+        backend.configure(read_only=False)
+        await write(node, 0, b"written")
+        said = qemu_img("resize", "-f", "raw", data, 2 * SIZE, status=1)
+        assert 'Failed to get "write" lock' in said
+        await backend.close()
+        await set_read_only(graph, node, read_only=True)
+        assert (child.read_only, child.flags.read_only) == (True, True)
+        options = {"driver": "qcow2", "node_name": "n", "file": node.file.node_name}
+        await reopen(graph, [typed(**options)])
+        assert not child.read_only
+        await write(node, 4096, b"again")
+        other = await opened(graph, driver="null-co", node_name="other")
+        wrong = typed(**options, data_file=other.node_name)
+        assert await refusal(reopen(graph, [wrong])) == "Cannot change the option 'data-file'"
+        await reopen(graph, [typed(**options, data_file=child.node_name)])
+        assert await read(node, 4096, 5) == b"again"
+
+    with_graph(test)
+    check_image(path)
+    assert content(path, SIZE)[:7] == b"written"
+
+
+def test_options_name_it_as_names_do(tmp_path: Path) -> None:
+    path, data = image_with_data(tmp_path, SIZE, cluster_size=4096)
+    plain = tmp_path / "plain.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", plain, SIZE)
+    with_name(path, None)
+
+    async def test(graph: Graph, events: list[Any]) -> None:
+        node = await open_image(graph, str(path), {"data-file": {"filename": str(data)}})
+        assert node.children["data-file"].filename == str(data)
+        await write(node, 0, b"by its name")
+        await set_read_only(graph, node, read_only=True)
+        assert node.children["data-file"].read_only
+        await graph.release(node)
+        said = await refusal(open_image(graph, str(plain), {"data-file": {"filename": str(data)}}))
+        assert said == "'data-file' can only be set for images with an external data file"
+
+    with_graph(test)
+    assert data.read_bytes()[:11] == b"by its name"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_power_cut_leaves_no_errors_and_what_was_flushed(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    cluster = rng.choice((512, 1024, 4096))
+    size = 1 << 19
+    raw = seed % 2 == 1
+    path, data = image_with_data(tmp_path, size, cluster_size=cluster, data_file_raw="on" if raw else "off")
+    load = Load(rng, size, cluster)
+    moments = set(rng.sample(range(1, 600), 16))
+    pairs: list[tuple[bytes, bytes]] = []
+
+    async def work() -> None:
+        graph = Graph(lambda _name, _data: None)
+        disks = [MemoryNode(graph, path.read_bytes()), MemoryNode(graph, data.read_bytes(), "data")]
+
+        def happened() -> None:
+            if sum(each.operations for each in disks) in moments:
+                load.cut(disks[0])
+                pairs.append((load.cuts[-1][0], disks[1].after_power_cut(rng)))
+
+        for disk in disks:
+            disk.on_operation = happened
+        small = {"l2_cache_size": 0, "l2_cache_entry_size": 512} if rng.random() < 0.5 else {}
+        node = await graph.open(
+            typed(driver="qcow2", file="disk", data_file="data", discard="unmap", **small)
+        )
+        for _ in range(60):
+            await load.step(node)
+        await graph.release(node)
+
+    asyncio.run(work())
+    assert pairs
+    for (image, other), (_, versions) in zip(pairs, load.cuts, strict=True):
+        path.write_bytes(image)
+        data.write_bytes(other)
+        check_image(path, leaks=True)
+        load.check(content(path, size), versions)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_errors_of_the_files_below_spoil_nothing(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(200 + seed)
+    cluster = rng.choice((512, 1024, 4096))
+    size = 1 << 19
+    path, data = image_with_data(tmp_path, size, cluster_size=cluster)
+    load = Load(rng, size, cluster)
+    failed = 0
+
+    async def work() -> None:
+        nonlocal failed
+        graph = Graph(lambda _name, _data: None)
+        disks = [MemoryNode(graph, path.read_bytes()), MemoryNode(graph, data.read_bytes(), "data")]
+        node = await graph.open(typed(driver="qcow2", file="disk", data_file="data", discard="unmap"))
+        for _ in range(80):
+            for disk in disks:
+                chance = rng.choice((0, 0, 0.05, 0.3))
+                disk.fails = lambda chance=chance: rng.random() < chance  # type: ignore[misc]
+            try:
+                await load.step(node)
+            except OSError:
+                failed += 1
+        for disk in disks:
+            disk.fails = lambda: False
+        await node.flush()
+        await graph.release(node)
+        path.write_bytes(disks[0].stable)
+        data.write_bytes(disks[1].stable)
+
+    asyncio.run(work())
+    assert failed > 5
+    check_image(path, leaks=True)
+    load.check(content(path, size), load.versions)
+
+
+@pytest.mark.parametrize("job", ["blockdev-mirror", "blockdev-backup"])
+def test_jobs_copy_onto_it(tmp_path: Path, job: str) -> None:
+    source, _ = image_with_data(tmp_path, SIZE, "source")
+    copy, raw = image_with_data(tmp_path, SIZE, "copy", data_file_raw="on", cluster_size=4096)
+
+    async def test(client: Client) -> None:
+        await client.file("source", source, "qcow2", discard="unmap")
+        await client.file("copy", copy, "qcow2", discard="unmap")
+        guest = Guest(client, "source")
+        for _ in range(60):
+            await guest.write_once()
+        before = bytes(guest.disk)
+        await client(job, job_id="j", device="source", target="copy", sync="full")
+        if job == "blockdev-mirror":
+            await client.until("BLOCK_JOB_READY")
+            for _ in range(20):
+                await guest.write_once()
+            before = bytes(guest.disk)
+            await client("job-complete", id="j")
+        await client.until("BLOCK_JOB_COMPLETED", device="j")
+        await guest.backend.close()
+        for each in client.block.nodes["copy"], client.block.nodes["source"]:
+            await each.flush()
+        assert raw.read_bytes()[:SIZE] == before
+
+    run(test)
+    check_image(source)
+    check_image(copy)
+    assert content(copy, SIZE) == raw.read_bytes()[:SIZE]
+
+
+@pytest.mark.parametrize("job", ["block-commit", "block-stream"])
+def test_chains_with_data_files(tmp_path: Path, job: str) -> None:
+    base, base_data = image_with_data(tmp_path, SIZE, "base", cluster_size=4096, data_file_raw="on")
+    top, top_data = tmp_path / "top.qcow2", tmp_path / "top.data"
+    qemu_img("create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", "-o", f"data_file={top_data}", top)
+
+    async def test(client: Client) -> None:
+        await client.file("base", base, "qcow2")
+        guest = Guest(client, "base")
+        for _ in range(40):
+            await guest.write_once()
+        below = bytes(guest.disk)
+        await guest.backend.close()
+        await client.file("top", top, "qcow2", backing="base")
+        guest = Guest(client, "top", below, seed=1)
+        for _ in range(40):
+            await guest.write_once()
+        await client(job, job_id="j", device="top")
+        if job == "block-commit":
+            await client.until("BLOCK_JOB_READY")
+            await client("job-complete", id="j")
+        await client.until("BLOCK_JOB_COMPLETED", device="j")
+        assert "error" not in (await client("query-block"))
+        disk = bytes(guest.disk)
+        await guest.backend.flush()
+        await guest.backend.close()
+        assert (base_data.read_bytes()[:SIZE] == disk) == (job == "block-commit")
+        seen = await read(client.block.nodes["base" if job == "block-commit" else "top"], 0, SIZE)
+        assert seen == disk
+
+    run(test)
+    check_image(base)
+    check_image(top)
