@@ -32,7 +32,7 @@ KINDS: list[dict[str, object]] = [
 ]
 
 
-def image_with_data(folder: Path, size: int, name: str = "disk", **options: object) -> tuple[Path, Path]:
+def image_with_data(folder: Path, size: int, name: str = "disk", /, **options: object) -> tuple[Path, Path]:
     """An image made by qemu-img, and its data file."""
     data = folder / f"{name}.data"
     return make_image(folder / f"{name}.qcow2", size, data_file=data, **options), data
