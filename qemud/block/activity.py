@@ -39,8 +39,7 @@ _WRITES = permission.WRITE | permission.WRITE_UNCHANGED
 async def inactivate_all(graph: Graph) -> None:
     """As `Graph.inactivate_all`."""
     async with graph.handover, held(graph):
-        top = [node for node in graph.nodes.values() if not _parents(node)]
-        await _inactivate(graph, top, "Failed to inactivate all nodes")
+        await _inactivate(graph, list(graph.nodes.values()), "Failed to inactivate all nodes")
 
 
 async def inactivate(graph: Graph, node: BlockNode) -> None:
@@ -87,24 +86,30 @@ async def _inactivate(graph: Graph, nodes: list[BlockNode], trouble: str) -> Non
     try:
         for node in nodes:
             await _inactivate_tree(graph, node, done)
-    except OSError as error:
+    except (OSError, GenericError) as error:
         # Children are behind their parents here, and come first on the way back.
         for node in reversed(done):
             try:
                 await _activate(graph, [node])
             except GenericError as problem:
                 sys.stderr.write(f"Node '{node.node_name}' stays inactive: {problem}\n")
-        raise GenericError(f"{trouble}: {os.strerror(error.errno or errno.EIO)}") from None
+        reason = os.strerror(error.errno or errno.EIO) if isinstance(error, OSError) else str(error)
+        raise GenericError(f"{trouble}: {reason}") from None
 
 
 async def _inactivate_tree(graph: Graph, node: BlockNode, done: list[BlockNode]) -> None:
     if node.inactive or any(not parent.inactive for parent in _parents(node)):
         return  # a node with several parents follows the last of them
-    backends = _backends(graph, node)
-    _check(node, backends)
+    _check(graph, node)
     await node.flush()
     await node.do_inactivate()
-    for backend in backends:
+    try:
+        _check(graph, node)
+    except OSError:
+        # Somebody has begun to use it meanwhile.
+        await node.do_activate()
+        raise
+    for backend in _backends(graph, node):
         _put_aside(graph, backend)
     node.flags = node.flags._replace(inactive=True)
     done.append(node)
@@ -113,11 +118,16 @@ async def _inactivate_tree(graph: Graph, node: BlockNode, done: list[BlockNode])
         await _inactivate_tree(graph, child, done)
 
 
-def _check(node: BlockNode, backends: list[BlockBackend]) -> None:
+def _check(graph: Graph, node: BlockNode) -> None:
     """Raise OSError when somebody uses the node who does not bear that it is inactive."""
+    backends = _backends(graph, node)
     own = {backend.root for backend in backends}
     others = [edge for edge in node.parents if edge not in own]
-    if any(edge.needs & _WRITES for edge in others) or not all(each.can_inactivate for each in backends):
+    if (
+        any(edge.needs & _WRITES for edge in others)
+        or any(not parent.inactive for parent in _parents(node))
+        or not all(backend.can_inactivate for backend in backends)
+    ):
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 

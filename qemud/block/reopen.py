@@ -45,14 +45,18 @@ class _Change:
     def apply(self) -> None:
         """Let the node have its new flags."""
         node = self.node
-        node.options, node.flags, node.base_flags = self.options, self.flags, self.base
+        node.options, node.base_flags = self.options, self.base
+        # Images may have been handed over since this was begun.
+        node.flags = self.flags._replace(inactive=node.inactive)
         node.read_only = self.flags.read_only
         node.detect_zeroes = self.options.detect_zeroes or BlockdevDetectZeroesOptions.OFF
 
     def undo(self) -> None:
         """Let it have those that it had."""
         node = self.node
+        inactive = node.inactive
         node.options, node.flags, node.base_flags, node.read_only, node.detect_zeroes = self.before
+        node.flags = node.flags._replace(inactive=inactive)
 
 
 async def reopen(graph: Graph, requested: Sequence[BlockdevOptions]) -> None:

@@ -379,6 +379,44 @@ def test_images_are_opened_beside_the_process_that_has_them(tmp_path: Path):
     check_image(path)
 
 
+def test_a_drive_with_filters_and_layers(tmp_path: Path):
+    base = image(tmp_path, b"b" * SIZE, "base.img")
+    path = tmp_path / "disk.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", path)
+
+    async def test(graph: Graph, _events: list[Event]) -> None:
+        drive = await open_drive(
+            graph,
+            {
+                "file": str(path),
+                "if": "none",
+                "id": "d",
+                "format": "qcow2",
+                "copy-on-read": "on",
+                "bps": "1000000000",
+            },
+        )
+        backend = drive.backend
+        backend.configure(read_only=False)
+        assert await read(backend, 0, 512) == b"b" * 512  # and it is copied
+        await graph.inactivate_all()
+        assert not any(states(graph).values())
+        before = path.read_bytes()
+        assert await read(backend, 1 << 20, 512) == b"b" * 512
+        assert path.read_bytes() == before
+        changed(base, f"write -P 99 0 {SIZE}", form="raw")
+        changed(path, "write -P 7 2M 64k")
+        await graph.activate_all()
+        assert await read(backend, 0, 512) == b"b" * 512
+        assert await read(backend, 1 << 20, 512) == b"c" * 512
+        assert await read(backend, 2 << 20, 512) == b"\x07" * 512
+        await backend.flush()
+        assert path.read_bytes() != before
+
+    with_graph(test)
+    check_image(path)
+
+
 @pytest.mark.parametrize("gone", [True, False])
 def test_a_disk_that_is_filled_before_its_machine_arrives(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], gone: bool

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.block.test_activity import qemu_io
 from tests.block.test_differential import ADD, NOTHING, Step, answers, settled
 from tests.programs import LIMIT, QEMU
 
@@ -21,6 +22,8 @@ pytestmark = [pytest.mark.differential, pytest.mark.needs(QEMU)]
 SET = "blockdev-set-active"
 ACTIVE = "active"
 """A step that stands for: which nodes are active."""
+IO = "io"
+"""A step that stands for: what a client of the export is told."""
 UNTIL = "until"
 """A step that stands for: wait for an event."""
 
@@ -57,6 +60,12 @@ EXPORTS: list[Step] = [
     setting("disk-fmt", active=False),
     (ACTIVE, {}),
     *UNEXPORT,
+    setting("disk-fmt", active=False),
+    *export(allow_inactive=True),
+    (IO, {"commands": ["read 0 64k", "write 0 64k", "write -z 0 64k", "write -zu 0 64k", "discard 0 64k"]}),
+    (IO, {"commands": ["flush", "write -f 0 64k", "map", "length"]}),
+    setting("disk-fmt", active=True),
+    (IO, {"commands": ["write -P 5 0 64k", "read -P 5 0 64k"]}),
 ]  # fmt: skip
 
 PARENTS: list[Step] = [
@@ -199,6 +208,10 @@ def heard(program: Program, steps: list[Step]) -> list[Any]:
         if step[0] == ACTIVE:
             nodes = program.qmp.command("query-named-block-nodes", flat=True)
             found.append({node["node-name"]: node["active"] for node in nodes if node["node-name"][0] != "#"})
+        elif step[0] == IO:
+            said = qemu_io("nbd+unix:///disk-fmt?socket=nbd.sock", *step[1]["commands"], form="raw")
+            assert "connect" not in said
+            found.append([line for line in said.splitlines() if "/sec" not in line])
         elif step[0] == UNTIL:
             program.qmp.event(step[1]["event"])
         else:
