@@ -417,6 +417,26 @@ def test_a_drive_with_filters_and_layers(tmp_path: Path):
     check_image(path)
 
 
+def test_data_in_a_file_of_its_own_goes_along(tmp_path: Path):
+    data = tmp_path / "disk.data"
+    path = make_image(tmp_path / "disk.qcow2", SIZE, data_file=data)
+
+    async def test(graph: Graph, _events: list[Event]) -> None:
+        _, backend = await disk(graph, path)
+        await write(backend, 0, b"a" * 65536)
+        assert "lock" in qemu_io(data, "write 0 64k", form="raw")
+        await graph.inactivate_all()
+        changed(data, "write -P 1 4M 64k", form="raw")
+        changed(path, "read -P 97 0 64k", "write -P 2 1M 64k")
+        await graph.activate_all()
+        assert await read(backend, 1 << 20, 65536) == b"\x02" * 65536
+        await write(backend, 2 << 20, b"b" * 65536)
+
+    with_graph(test)
+    check_image(path)
+    changed(path, "read -P 98 2M 64k")
+
+
 @pytest.mark.parametrize("gone", [True, False])
 def test_a_disk_that_is_filled_before_its_machine_arrives(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], gone: bool

@@ -277,7 +277,7 @@ class Qcow2Node(Qcow2Requests, driver=BlockdevDriver.QCOW2):
                 raise GenericError(f"Failed to flush the L2 table cache: {error.strerror}") from None
 
         def commit() -> None:
-            image.read_only = flags.read_only
+            image.read_only = not self.writable
             self.ready = self.ready and not flags.read_only
             for bitmap in self.dirty_bitmaps.values():
                 if bitmap.persistent:
