@@ -126,8 +126,12 @@ class Console(Stream):
 class QmpClient(Stream):
     """A raw QMP client. Events that come on the way are kept in `events`."""
 
-    def __init__(self, connection: socket.socket, *, negotiate: bool = True) -> None:
+    def __init__(
+        self, connection: socket.socket, *, negotiate: bool = True, greets_again: bool = False
+    ) -> None:
+        """`greets_again` is for QEMU, which now and then greets a client twice that was there before its monitor."""
         super().__init__(connection)
+        self.greets_again = greets_again
         self._pending = b""
         self._id = 0
         self.events: list[dict[str, Any]] = []
@@ -155,9 +159,10 @@ class QmpClient(Stream):
         """The next message that is no event."""
         while True:
             message = self.message(limit)
-            if "event" not in message:
+            if "event" in message:
+                self.events.append(message)
+            elif not (self.greets_again and "QMP" in message):
                 return message
-            self.events.append(message)
 
     def command(self, name: str, arguments: dict[str, Any] | None = None, /, **named: Any) -> Any:
         """Execute a command; its return value. Raises QmpError."""
@@ -257,7 +262,7 @@ class Program:
         """Another client of the monitor. QEMU serves one at a time."""
         connection = self._cleanup.enter_context(socket.socket(socket.AF_UNIX))
         connection.connect(self.qmp_address)
-        return QmpClient(connection, negotiate=negotiate)
+        return QmpClient(connection, negotiate=negotiate, greets_again=not self.qemud)
 
     @property
     def stderr(self) -> str:
@@ -294,7 +299,7 @@ class Program:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(30)
+                self.process.wait(LIMIT)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
