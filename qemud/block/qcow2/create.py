@@ -15,7 +15,7 @@ from qemud._generated.types.block_create import BlockdevQcow2Version, PreallocMo
 from qemud._generated.types.block_options import Qcow2CompressionType
 from qemud.block import permission
 from qemud.block.backend import BlockBackend
-from qemud.block.qcow2 import layout
+from qemud.block.qcow2 import layout, subclusters
 from qemud.block.qcow2.header import Header
 from qemud.block.qcow2.refcounts import pack
 from qemud.qapi.runtime.errors import GenericError
@@ -51,10 +51,18 @@ def _header(options: Any) -> Header:
         raise GenericError(f"Image size must be a multiple of {_SECTOR} bytes")
     version = 2 if options.version is BlockdevQcow2Version.V2 else 3
     cluster = options.cluster_size
+    if options.extended_l2 and version < 3:
+        raise GenericError(f"Extended L2 entries are only supported with {_COMPATIBLE}")
     low, high = layout.MIN_CLUSTER_BITS, layout.MAX_CLUSTER_BITS
     if not 1 << low <= cluster <= 1 << high or cluster & (cluster - 1):
         raise GenericError(f"Cluster size must be a power of two between {1 << low} and {1 << (high - 10)}k")
-    if options.backing_file is not None and options.preallocation is not PreallocMode.OFF:
+    if options.extended_l2 and cluster < 1 << (low + subclusters.BITS):
+        raise GenericError(
+            "Extended L2 entries are only supported with cluster sizes of at least "
+            f"{1 << (low + subclusters.BITS)} bytes"
+        )
+    preallocated = options.preallocation is not PreallocMode.OFF
+    if options.backing_file is not None and preallocated and not options.extended_l2:
         raise GenericError(
             "Backing file and preallocation can only be used at the same time if extended_l2 is on"
         )
@@ -91,6 +99,7 @@ def _header(options: Any) -> Header:
         length=72 if version == 2 else 112,
         compatible=layout.LAZY_REFCOUNTS if options.lazy_refcounts else 0,
         incompatible=(layout.COMPRESSION_TYPE if zstd else 0)
+        | (layout.EXTENDED_L2 if options.extended_l2 else 0)
         | (layout.EXTERNAL_DATA if options.data_file is not None else 0),
         autoclear=layout.RAW_EXTERNAL if options.data_file_raw else 0,
         compression=layout.ZSTD if zstd else layout.ZLIB,

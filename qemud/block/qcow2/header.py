@@ -14,7 +14,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from qemud.block.qcow2 import layout
+from qemud.block.qcow2 import layout, subclusters
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
@@ -100,6 +100,21 @@ class Header:
     def cluster_size(self) -> int:
         """Bytes."""
         return 1 << self.cluster_bits
+
+    @property
+    def extended(self) -> bool:
+        """Whether clusters have parts (`subclusters`)."""
+        return bool(self.incompatible & layout.EXTENDED_L2)
+
+    @property
+    def entry_size(self) -> int:
+        """Bytes of an entry of an L2 table."""
+        return 16 if self.extended else 8
+
+    @property
+    def table_bits(self) -> int:
+        """An L2 table is about two to the power of this bytes of the disk."""
+        return 2 * self.cluster_bits - (4 if self.extended else 3)
 
     @property
     def external(self) -> bool:
@@ -195,6 +210,9 @@ class Header:
         unknown = self.incompatible & ~layout.SUPPORTED_INCOMPATIBLE
         if unknown:
             raise GenericError(f"Unsupported qcow2 feature(s): {self._names_of(unknown, cluster)}")
+        part = self.cluster_size >> subclusters.BITS
+        if self.extended and part < 1 << layout.MIN_CLUSTER_BITS:
+            raise GenericError(f"Unsupported subcluster size: {part}")
         if self.incompatible & layout.CORRUPT and writable:
             raise GenericError("qcow2: Image is corrupt; cannot be opened read/write")
         if self.refcount_order > 6:
@@ -223,7 +241,7 @@ class Header:
             "Snapshot table",
         )
         self._check_table(self.l1_offset, self.l1_size, 8, layout.MAX_L1_BYTES, "Active L1 table")
-        needed = -(-self.size >> (2 * self.cluster_bits - 3))
+        needed = -(-self.size >> self.table_bits)
         if needed > 0x7FFFFFFF:
             raise GenericError("Image is too big")
         if self.l1_size < needed:

@@ -120,7 +120,12 @@ class Image:
         header = self.header
         l1 = await self._read_table(header.l1_offset, header.l1_size * 8, "Could not read L1 table")
         self.mapping = Mapping(
-            self.owner, header.cluster_bits, decode_table(l1), header.version, external=self.external
+            self.owner,
+            header.cluster_bits,
+            decode_table(l1),
+            header.version,
+            external=self.external,
+            extended=header.extended,
         )
         size = header.reftable_clusters << header.cluster_bits
         table = await self._read_table(header.reftable_offset, size, "Could not initialize refcount handling")
@@ -284,7 +289,7 @@ class Image:
                 if done < 2:
                     for _, piece, part in parts:
                         if part is not None:
-                            piece.changed(part[0] // 8, len(part[1]) // 8)
+                            piece.changed(part[0] // piece.entry_size, len(part[1]) // piece.entry_size)
                     mapping.l1_changed.update(l1)
                     self.data_first = self.data_first or data_first
             for each in dropped:

@@ -27,7 +27,7 @@ def specific(image: Image) -> Any:
             compat="1.1",
             lazy_refcounts=bool(header.compatible & layout.LAZY_REFCOUNTS),
             corrupt=bool(header.incompatible & layout.CORRUPT),
-            extended_l2=False,
+            extended_l2=header.extended,
             data_file=header.data_file_name,
             data_file_raw=header.raw_external if header.external else None,
             refcount_bits=bits,

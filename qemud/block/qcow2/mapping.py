@@ -20,7 +20,7 @@ import sys
 from array import array
 from typing import TYPE_CHECKING
 
-from qemud.block.qcow2 import layout
+from qemud.block.qcow2 import layout, subclusters
 from qemud.block.qcow2.layout import COMPRESSED, COPIED, OFFSET, ZERO
 
 if TYPE_CHECKING:
@@ -64,13 +64,19 @@ class Piece:
 
     __slots__ = ("entries", "first", "last", "used", "writing")
 
-    def __init__(self, entries: array[int]) -> None:
-        self.entries = entries
+    def __init__(self, entries: array[int] | list[int]) -> None:
+        self.entries: array[int] | list[int] = entries
+        """With parts, integers of 128 bits; see `subclusters`."""
         self.first = len(entries)
         self.last = -1
         """Entries from `first` to `last` differ from what is on disk."""
         self.used = True
         self.writing = False
+
+    @property
+    def entry_size(self) -> int:
+        """Bytes of an entry on disk."""
+        return 16 if isinstance(self.entries, list) else 8
 
     @property
     def dirty(self) -> bool:
@@ -86,18 +92,27 @@ class Piece:
         """Where in the piece to write what, in whole disk blocks; the piece is clean then."""
         if self.last < 0:
             return None
-        unit = min(_WRITE_UNIT, len(self.entries) * 8)
-        start = self.first * 8 // unit * unit
-        end = -(-(self.last + 1) * 8 // unit) * unit
-        self.first, self.last = len(self.entries), -1
-        return start, encode_table(self.entries[start // 8 : end // 8])
+        entries, width = self.entries, self.entry_size
+        unit = min(_WRITE_UNIT, len(entries) * width)
+        start = self.first * width // unit * unit
+        end = -(-(self.last + 1) * width // unit) * unit
+        self.first, self.last = len(entries), -1
+        changed = entries[start // width : end // width]
+        return start, encode_table(subclusters.split(changed) if isinstance(changed, list) else changed)
 
 
 class Mapping:
     """See the module."""
 
     def __init__(
-        self, owner: BlockNode, cluster_bits: int, l1: array[int], version: int, *, external: bool = False
+        self,
+        owner: BlockNode,
+        cluster_bits: int,
+        l1: array[int],
+        version: int,
+        *,
+        external: bool = False,
+        extended: bool = False,
     ) -> None:
         self.l1 = l1
         self.l1_changed: set[int] = set()
@@ -109,18 +124,22 @@ class Mapping:
         self.piece_bits = 0
         self.limit = 0
         """How many pieces may be in memory."""
-        self.allocated = OFFSET | COMPRESSED | ZERO | (COPIED if external else 0)
+        self.allocated = OFFSET | COMPRESSED | (0 if extended else ZERO) | (COPIED if external else 0)
         """An entry with none of these bits leaves it to the backing file what is there."""
         self._owner = owner
         self._version = version
-        self._external = external
+        self.extended = extended
+        """Clusters have parts."""
+        self.entry_size = 16 if extended else 8
+        """Bytes of an entry on disk."""
+        self.external = external
         """Clusters are in another file, each where it is on the disk."""
-        self._here = COPIED if external else 0
+        self.here = COPIED if external else 0
         """What a cluster that is at offset 0 of that file has in its entry."""
-        self._cluster_bits = cluster_bits
+        self.cluster_bits = cluster_bits
         self._cluster_size = 1 << cluster_bits
         self._cluster_mask = self._cluster_size - 1
-        self._l2_bits = cluster_bits - 3
+        self._l2_bits = cluster_bits - (4 if extended else 3)
         self._loading: dict[int, asyncio.Future[None]] = {}
         self._mask = 0
         self._changes = 0
@@ -131,7 +150,7 @@ class Mapping:
         """Bytes of a piece, and of all together; nothing is cached yet, or everything is clean."""
         entry_size = min(entry_size, _LARGEST_PIECE)
         self.clear()
-        self.piece_bits = (entry_size // 8).bit_length() - 1
+        self.piece_bits = (entry_size // self.entry_size).bit_length() - 1
         self._mask = (1 << self.piece_bits) - 1
         self.limit = max(2, cache_size // entry_size)
 
@@ -141,31 +160,31 @@ class Mapping:
 
     def l1_index(self, offset: int) -> int:
         """Which entry of the L1 table an offset of the disk belongs to."""
-        return offset >> (self._cluster_bits + self._l2_bits)
+        return offset >> (self.cluster_bits + self._l2_bits)
 
     def table_end(self, offset: int) -> int:
         """Where on the disk the next L2 table begins."""
-        return (self.l1_index(offset) + 1) << (self._cluster_bits + self._l2_bits)
+        return (self.l1_index(offset) + 1) << (self.cluster_bits + self._l2_bits)
 
     def number(self, offset: int) -> int:
         """Which piece an offset of the disk belongs to."""
-        return offset >> (self._cluster_bits + self.piece_bits)
+        return offset >> (self.cluster_bits + self.piece_bits)
 
     def index(self, offset: int) -> int:
         """Which entry of its piece an offset of the disk belongs to."""
-        return (offset >> self._cluster_bits) & self._mask
+        return (offset >> self.cluster_bits) & self._mask
 
     def entries_from(self, offset: int, length: int) -> int:
         """How many entries of one piece a range that begins at `offset` concerns."""
         inside = (offset & self._cluster_mask) + length
-        return min(-(-inside >> self._cluster_bits), self._mask + 1 - self.index(offset))
+        return min(-(-inside >> self.cluster_bits), self._mask + 1 - self.index(offset))
 
     def find(self, offset: int, length: int) -> tuple[int, int, int] | None:
         """What is there: its kind, where in the file (or the entry, of a compressed cluster), and for how many bytes at most.
 
         None when the piece is not in memory.
         """
-        cluster_bits = self._cluster_bits
+        cluster_bits = self.cluster_bits
         cluster = offset >> cluster_bits
         number = cluster >> self.piece_bits
         inside = offset & self._cluster_mask
@@ -182,10 +201,12 @@ class Mapping:
             return None
         piece.used = True
         entries = piece.entries
+        if self.extended:
+            return subclusters.find(self, entries, index, offset, length)
         entry = entries[index]
         step = 0
         if entry & COMPRESSED:
-            kind = layout.INVALID if self._external else layout.PACKED
+            kind = layout.INVALID if self.external else layout.PACKED
             return kind, entry, min(length, self._cluster_size - inside)
         place = entry & OFFSET
         if entry & ZERO:
@@ -196,14 +217,14 @@ class Mapping:
             else:
                 kind = layout.ZEROES_PLACED if entry & COPIED else layout.ZEROES_SHARED
                 step = self._cluster_size
-        elif place or entry & self._here:
+        elif place or entry & self.here:
             if place & self._cluster_mask:
                 return layout.INVALID, entry, 1
             kind = layout.PLACED if entry & COPIED else layout.SHARED
             step = self._cluster_size
         else:
             kind = layout.UNALLOCATED
-        if self._external and step and place + inside != offset:
+        if self.external and step and place + inside != offset:
             return layout.INVALID, entry, 1
         expected = entry + step
         following = index + 1
@@ -221,7 +242,7 @@ class Mapping:
     def piece_offset(self, number: int) -> int:
         """Where in the file a piece is, if there is a table for it."""
         part = number & ((1 << self._l1_shift) - 1)
-        return self.table_offset(number) + (part << (self.piece_bits + 3))
+        return self.table_offset(number) + (part << self.piece_bits) * self.entry_size
 
     async def load(self, number: int) -> Piece:
         """The piece with this number; its L2 table must be there.
@@ -242,12 +263,13 @@ class Mapping:
             try:
                 if len(self.pieces) >= self.limit:
                     await self._shrink()
-                data = bytearray(8 << self.piece_bits)
+                data = bytearray(self.entry_size << self.piece_bits)
                 moment = self._changes
                 await self._owner.file.readv(self.piece_offset(number), [memoryview(data)])
                 if moment != self._changes:
                     continue
-                piece = self.pieces[number] = Piece(decode_table(data))
+                table = decode_table(data)
+                piece = self.pieces[number] = Piece(subclusters.join(table) if self.extended else table)
                 return piece
             finally:
                 del self._loading[number]

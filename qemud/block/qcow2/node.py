@@ -21,7 +21,7 @@ from qemud.block.edges import Role
 from qemud.block.filename import absolute_name
 from qemud.block.graph import inherit
 from qemud.block.node import NodeInfo
-from qemud.block.qcow2 import layout, vmstate
+from qemud.block.qcow2 import layout, subclusters, vmstate
 from qemud.block.qcow2.bitmaps import (
     check_new,
     load_bitmaps,
@@ -101,7 +101,8 @@ class Qcow2Node(Qcow2Requests, driver=BlockdevDriver.QCOW2):
         image.on_corruption = self._tell_corruption
         header = image.header
         self.set_size(header.size // _SECTOR * _SECTOR)
-        self.zero_alignment = self.discard_alignment = image.cluster_size
+        self.discard_alignment = image.cluster_size
+        self.zero_alignment = image.cluster_size >> (subclusters.BITS if header.extended else 0)
         self.backing_filename = header.backing_name
         self.backing_format = header.backing_format
         self._adopt(Settings(self.options, header, self.flags))

@@ -105,7 +105,7 @@ def _cache_sizes(options: Any, header: Header) -> tuple[int, int, int]:
         if value is not None and value < 0:
             raise GenericError(f"Value '{value}' is out of range for parameter '{name}'")
     clusters = -(-header.size // cluster_size)
-    most = -(-clusters * 8 // cluster_size) * cluster_size
+    most = -(-clusters * header.entry_size // cluster_size) * cluster_size
     l2_size = min(most, _L2_CACHE_LIMIT if l2 is None else l2)
     refcount_size = refcounts or 0
     least = _REFCOUNT_BLOCKS * cluster_size

@@ -139,7 +139,7 @@ class Qcow2Requests(BlockNode):
         mapping = image.mapping
         table, index = (
             mapping.table_offset(mapping.number(offset)),
-            (offset >> image.cluster_bits) & (image.cluster_size // 8 - 1),
+            (offset >> image.cluster_bits) & (image.cluster_size // image.header.entry_size - 1),
         )
         where = f"(L2 offset: {sharp(table)}, L2 index: {sharp(index)})"
         if image.external and entry & layout.COMPRESSED:
@@ -147,11 +147,14 @@ class Qcow2Requests(BlockNode):
         if image.header.version < 3 and entry & layout.ZERO:
             return image.corrupt(f"Zero cluster entry found in pre-v3 image {where}")
         place = entry & layout.OFFSET
-        if image.external and not place % image.cluster_size:
+        position = offset - offset % image.cluster_size
+        if image.external and not place % image.cluster_size and place != position:
             return image.corrupt(
                 f"External data file host cluster offset {sharp(place)} does not match guest cluster offset: "
-                f"{sharp(offset - offset % image.cluster_size)}, L2 index: {sharp(index)})"
+                f"{sharp(position)}, L2 index: {sharp(index)})"
             )
+        if image.header.extended and not place % image.cluster_size:
+            return image.corrupt(f"Invalid cluster entry found {where}")
         return image.corrupt(f"Cluster allocation offset {sharp(place)} unaligned {where}")
 
     async def _read_packed(self, entry: int, offset: int, buffers: Sequence[memoryview]) -> None:

@@ -73,7 +73,7 @@ async def resize(node: Qcow2Node, size: int, preallocation: str, *, exact: bool)
 
 
 def _l1_entries(image: Image, size: int) -> int:
-    return -(-size >> (2 * image.cluster_bits - 3))
+    return -(-size >> image.header.table_bits)
 
 
 async def _clear_tail(node: Qcow2Node, old: int, size: int) -> None:

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 from qemud.block.buffers import clear, cut, total
 from qemud.block.qcow2.layout import COMPRESSED, OFFSET, ZERO, sharp
 from qemud.block.qcow2.mapping import encode_table
-from qemud.block.qcow2.walk import read_table, referenced
+from qemud.block.qcow2.subclusters import ALL_PLACED, split
+from qemud.block.qcow2.walk import read_entries, read_table, referenced
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 def first_table(image: Image, size: int) -> int:
     """Which entry of an L1 table is the first that a disk of `size` bytes does not need."""
-    return -(-size >> (2 * image.cluster_bits - 3))
+    return -(-size >> image.header.table_bits)
 
 
 async def forget_state(image: Image) -> None:
@@ -96,13 +97,16 @@ class StateWriter:
     async def finish(self) -> list[int]:
         """Write the L2 tables; where they are.  OSError."""
         image = self._image
-        per_table = image.cluster_size // 8
+        per_table = image.cluster_size // image.header.entry_size
         tables = []
         for first in range(0, len(self._entries), per_table):
             place = await image.refcounts.allocate_exactly(1)
             self._taken.append((place, 1))
             image.guard(place, image.cluster_size)
-            table = encode_table(self._entries[first : first + per_table]).ljust(image.cluster_size, b"\0")
+            entries = self._entries[first : first + per_table]
+            if image.header.extended:
+                entries = split([entry | ALL_PLACED for entry in entries])
+            table = encode_table(entries).ljust(image.cluster_size, b"\0")
             await image.file.writev(place, [memoryview(table)])
             tables.append(place)
         return tables
@@ -156,12 +160,13 @@ class StateReader:
         """Where in the file a position is, or 0 for nowhere, and for how many bytes that goes on."""
         image = self._image
         size = image.cluster_size
-        number, index = divmod(position // size, size // 8)
+        per_table = size // image.header.entry_size
+        number, index = divmod(position // size, per_table)
         inside = position % size
         if number != self._number:
             await self._load(number)
         if not self._entries:
-            return 0, min(length, (size // 8 - index) * size - inside)
+            return 0, min(length, (per_table - index) * size - inside)
         place = self._place(index)
         count = 1
         while count * size - inside < length and index + count < len(self._entries):
@@ -186,5 +191,5 @@ class StateReader:
         if table % image.cluster_size:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         self._number = -1
-        self._entries = await read_table(image, table, image.cluster_size // 8) if table else array("Q")
+        self._entries = await read_entries(image, table) if table else array("Q")
         self._number = number

@@ -31,6 +31,12 @@ async def read_table(image: Image, offset: int, entries: int) -> array[int]:
     return decode_table(data)
 
 
+async def read_entries(image: Image, table: int) -> array[int]:
+    """The entries of an L2 table in the file, without the maps of parts.  OSError."""
+    entries = await read_table(image, table, image.cluster_size // 8)
+    return entries[::2] if image.header.extended else entries
+
+
 async def referenced(image: Image, l1: Iterable[int]) -> AsyncIterator[tuple[int, int]]:
     """Everything that an L1 table refers to, directly or by its L2 tables: offset and how many clusters.  OSError."""
     size = image.cluster_size
@@ -43,7 +49,7 @@ async def referenced(image: Image, l1: Iterable[int]) -> AsyncIterator[tuple[int
         yield table, 1
         if image.external:
             continue  # only tables are counted
-        entries = await read_table(image, table, size // 8)
+        entries = await read_entries(image, table)
         # There can be hundreds of thousands of entries: not in the event loop.
         runs, wrong = await pool.run(_all_runs, image.cluster_bits, entries)
         for run in runs:
@@ -119,7 +125,9 @@ async def _mark_entries(image: Image, entries: array[int]) -> bool:
     refcounts, bits = image.refcounts, image.cluster_bits
     changed = False
     index, counts = -1, None
-    for i, entry in enumerate(entries):
+    step = image.header.entry_size // 8
+    for i in range(0, len(entries), step):
+        entry = entries[i]
         if not i % _SLICE:
             # Others get their turn in a long table, and may need the place of this block of counts.
             await asyncio.sleep(0)

@@ -13,7 +13,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from qemud.block.buffers import ZERO_CHUNK, ZEROES, cut, total
-from qemud.block.qcow2 import layout
+from qemud.block.qcow2 import layout, subclusters
 from qemud.block.qcow2.external import give_back, is_zero, zero_external
 from qemud.block.qcow2.layout import ACTIVE_L2, COMPRESSED, COPIED, OFFSET, ZERO, sharp
 from qemud.block.ranges import RangeLocks
@@ -30,8 +30,9 @@ class Writer:
     def __init__(
         self, image: Image, read_range: Callable[[int, Sequence[memoryview]], Awaitable[None]]
     ) -> None:
-        self._image = image
-        self._read_range = read_range
+        self.image = image
+        self.read_range = read_range
+        """As `Qcow2Requests.read_range`."""
         self._ranges = RangeLocks()
         self._tables = asyncio.Lock()
         self._packed_at = 0
@@ -41,7 +42,7 @@ class Writer:
     @property
     def has_backing(self) -> bool:
         """Whether anything is below what is not allocated."""
-        return self._image.owner.backing is not None
+        return self.image.owner.backing is not None
 
     @property
     def busy(self) -> bool:
@@ -50,9 +51,9 @@ class Writer:
 
     # Tables.
 
-    async def _load(self, offset: int) -> None:
+    async def load(self, offset: int) -> None:
         """Get the piece of an L2 table, if there is a table."""
-        image = self._image
+        image = self.image
         mapping = image.mapping
         number = mapping.number(offset)
         place = mapping.table_offset(number)
@@ -65,7 +66,7 @@ class Writer:
 
     async def ensure_table(self, offset: int) -> None:
         """Have an L2 table for an offset of the disk that is nobody else's.  OSError."""
-        mapping = self._image.mapping
+        mapping = self.image.mapping
         index = mapping.l1_index(offset)
         if mapping.l1[index] & COPIED:
             return
@@ -74,7 +75,7 @@ class Writer:
                 await self._make_table(index, mapping.l1[index])
 
     async def _make_table(self, index: int, entry: int) -> None:
-        image = self._image
+        image = self.image
         old = entry & OFFSET
         size = image.cluster_size
         if old & (size - 1):
@@ -101,21 +102,21 @@ class Writer:
             image.drop(old, 1)
         image.guard_also(place, 1, ACTIVE_L2)
 
-    async def _entries(self, offset: int, count: int) -> tuple[list[int], int]:
+    async def entries(self, offset: int, count: int) -> tuple[list[int], int]:
         """The table entries of a range, and how many they are: as many as one piece has.  The piece is in memory then."""
-        image = self._image
+        image = self.image
         mapping = image.mapping
-        await self._load(offset)
+        await self.load(offset)
         count = min(count, mapping.entries_from(offset, 1 + (count - 1) * image.cluster_size))
         piece = mapping.pieces.get(mapping.number(offset))
         if piece is None:
             return [0] * count, count
         first = mapping.index(offset)
-        return piece.entries[first : first + count].tolist(), count
+        return list(piece.entries[first : first + count]), count
 
-    async def _publish(self, offset: int, entries: Sequence[int], kind: str = "other") -> None:
+    async def publish(self, offset: int, entries: Sequence[int], kind: str = "other") -> None:
         """Let clusters of the disk be elsewhere from now on, and drop what they had.  Their table is there."""
-        image = self._image
+        image = self.image
         mapping = image.mapping
         piece = await mapping.load(mapping.number(offset))
         first = mapping.index(offset)
@@ -129,7 +130,7 @@ class Writer:
 
     def _drop_entry(self, entry: int, kind: str) -> None:
         """What a table entry referred to is not needed by it any more."""
-        image = self._image
+        image = self.image
         if image.external:
             return  # nobody else will get that place
         if entry & COMPRESSED:
@@ -148,17 +149,19 @@ class Writer:
 
     async def write(self, offset: int, buffers: Sequence[memoryview], length: int) -> int:
         """Write data to clusters that have no place of their own; how much of it was written.  OSError."""
-        size = self._image.cluster_size
+        size = self.image.cluster_size
         start = offset - offset % size
         end = -(-(offset + length) // size) * size
         async with self._ranges.hold(start, end):
+            if self.image.header.extended:
+                return await subclusters.write(self, offset, buffers, length)
             return await self._write(offset, buffers, length)
 
     async def _write(self, offset: int, buffers: Sequence[memoryview], length: int) -> int:
-        image = self._image
+        image = self.image
         mapping = image.mapping
         while (found := mapping.find(offset, length)) is None:
-            await self._load(offset)
+            await self.load(offset)
         kind, place, count = found
         if kind == layout.INVALID:
             return 0  # the caller looks again, and tells
@@ -187,7 +190,7 @@ class Writer:
             image.guard_data(place, clusters * size)
             await self._write_clusters(offset, cut(buffers, 0, count), count, place, kind, fresh=fresh)
             image.data_first = True
-            await self._publish(offset, [(place + i * size) | COPIED for i in range(clusters)])
+            await self.publish(offset, [(place + i * size) | COPIED for i in range(clusters)])
         except BaseException:
             if new >= 0:
                 image.give_up(new, clusters)
@@ -198,7 +201,7 @@ class Writer:
         self, offset: int, buffers: Sequence[memoryview], count: int, place: int, kind: int, *, fresh: bool
     ) -> None:
         """Write data to new clusters, and around it what was there before."""
-        image = self._image
+        image = self.image
         size = image.cluster_size
         head = offset % size
         tail = -(offset + count) % size
@@ -220,76 +223,104 @@ class Writer:
             return _zeroes(head), _zeroes(tail)
         before, after = memoryview(bytearray(head)), memoryview(bytearray(tail))
         if head:
-            await self._read_range(offset - head, [before])
+            await self.read_range(offset - head, [before])
         if tail:
-            await self._read_range(offset + count, [after])
+            await self.read_range(offset + count, [after])
         return before, after
 
     # Zeroes and discards: whole clusters.
 
     async def zero(self, offset: int, length: int, *, unmap: bool) -> int:
         """Let clusters read as zeroes, with `unmap` without a place; how many bytes that was done for.  OSError."""
-        image = self._image
+        image = self.image
         size = image.cluster_size
+        if image.header.extended:
+            inside = offset % size
+            if inside or length < size:
+                return await self._zero_parts(offset, min(size - inside, length), unmap=unmap)
         async with self._ranges.hold(offset, offset + length):
             await self.ensure_table(offset)
-            entries, count = await self._entries(offset, length // size)
-            new = [ZERO if entry & COMPRESSED or unmap else entry & ~ZERO | ZERO for entry in entries]
+            entries, count = await self.entries(offset, length // size)
+            new = [self._zeroed(entry, keep=not unmap) for entry in entries]
             if image.external:
                 await zero_external(image, offset, count * size, unmap=unmap)
             if new != entries:
-                await self._publish(offset, new, "request")
+                await self.publish(offset, new, "request")
                 if image.external:
                     await give_back(image, offset, entries, new)
             return count * size
 
+    def _zeroed(self, entry: int, *, keep: bool) -> int:
+        if self.image.header.extended:
+            return subclusters.zeroed(entry, keep=keep)
+        return entry | ZERO if keep and not entry & COMPRESSED else ZERO
+
+    async def _zero_parts(self, offset: int, length: int, *, unmap: bool) -> int:
+        """As `zero`, for parts of one cluster."""
+        image = self.image
+        size = image.cluster_size
+        inside = offset % size
+        start = offset - inside
+        async with self._ranges.hold(start, start + size):
+            await self.ensure_table(offset)
+            (entry, *_), _ = await self.entries(start, 1)
+            if entry & COMPRESSED:
+                return await subclusters.write(self, offset, [_zeroes(length)], length)
+            if image.external:
+                await zero_external(image, offset, length, unmap=unmap)
+            bits = image.cluster_bits - subclusters.BITS
+            new = subclusters.part_zeroed(entry, inside >> bits, (inside + length) >> bits)
+            if new != entry:
+                await self.publish(start, [new], "request")
+            return length
+
     async def discard(self, offset: int, length: int, *, keep: bool) -> int:
         """Let clusters go, or with `keep` only what they hold; how many bytes that was done for.  OSError."""
-        image = self._image
+        image = self.image
         mapping = image.mapping
         size = image.cluster_size
         async with self._ranges.hold(offset, offset + length):
             if not mapping.table_offset(mapping.number(offset)) and not self.has_backing:
                 return min(length, mapping.table_end(offset) - offset)
-            await self._load(offset)
-            entries, count = await self._entries(offset, length // size)
-            gone = ZERO if image.header.version >= 3 else 0
+            await self.load(offset)
+            entries, count = await self.entries(offset, length // size)
+            gone = self._zeroed(0, keep=False) if image.header.version >= 3 else 0
             new = []
             for entry in entries:
                 if not entry & mapping.allocated and not self.has_backing:
                     new.append(entry)
-                elif keep and not entry & COMPRESSED:
-                    new.append(entry | ZERO)
+                elif keep:
+                    new.append(self._zeroed(entry, keep=True))
                 else:
                     new.append(gone)
             if image.external:
                 await zero_external(image, offset, count * size, unmap="request" in image.discards)
             if new != entries:
                 await self.ensure_table(offset)
-                await self._publish(offset, new, "request")
+                await self.publish(offset, new, "request")
                 if image.external:
                     await give_back(image, offset, entries, new)
             return count * size
 
     async def cut(self, offset: int, length: int) -> int:
         """Clusters beyond the new end of the disk: their entries are empty; how many bytes that was done for."""
-        mapping = self._image.mapping
-        size = self._image.cluster_size
+        mapping = self.image.mapping
+        size = self.image.cluster_size
         if not mapping.table_offset(mapping.number(offset)):
             return min(length, mapping.table_end(offset) - offset)
-        entries, count = await self._entries(offset, length // size)
+        entries, count = await self.entries(offset, length // size)
         if any(entries):
             await self.ensure_table(offset)
-            await self._publish(offset, [0] * count, "always")
+            await self.publish(offset, [0] * count, "always")
         return count * size
 
     async def place(self, offset: int, length: int) -> int:
         """Give clusters that have none a place; how many bytes that was done for.  Nothing else is under way.  OSError."""
-        image = self._image
+        image = self.image
         size = image.cluster_size
         await image.before_allocating()
         await self.ensure_table(offset)
-        entries, count = await self._entries(offset, length // size)
+        entries, count = await self.entries(offset, length // size)
         if any(entries):
             if entries[0]:
                 return size
@@ -297,13 +328,16 @@ class Writer:
         place, count = await image.allocate_data(offset, count)
         image.guard_data(place, count * size)
         # What was in the file there must not be seen, unless it is all that there is to be seen.
-        old = not image.in_step and not await is_zero(image, place, count * size)
+        parts = image.header.extended
+        old = not image.in_step and not parts and not await is_zero(image, place, count * size)
         hidden = ZERO if old and image.header.version >= 3 else 0
         if old and not hidden:
             await image.file.write_zeroes(place, count * size)
-        if self.has_backing and image.header.version >= 3:
+        if self.has_backing and image.header.version >= 3 and not parts:
             hidden = ZERO
-        await self._publish(offset, [(place + i * size) | COPIED | hidden for i in range(count)])
+        if parts and image.in_step:
+            hidden = subclusters.ALL_PLACED
+        await self.publish(offset, [(place + i * size) | COPIED | hidden for i in range(count)])
         return count * size
 
     # Compressed clusters.
@@ -312,7 +346,7 @@ class Writer:
         """Write one cluster, compressed if that makes it smaller.  OSError."""
         from qemud.block.qcow2.compress import pack
 
-        image = self._image
+        image = self.image
         size = image.cluster_size
         data = b"".join(buffers).ljust(size, b"\0")
         if not data.strip(b"\0") and not self.has_backing and image.header.version >= 3:
@@ -335,14 +369,14 @@ class Writer:
                 image.guard(place, len(packed))
                 await image.file.writev(place, [memoryview(packed)])
                 image.data_first = True
-                await self._publish(offset, [entry])
+                await self.publish(offset, [entry])
             except BaseException:
                 self._drop_entry(entry, "always")
                 raise
 
     async def _room_for(self, length: int) -> int:
         """Where so many bytes can be; the clusters that they are in are used once more."""
-        image = self._image
+        image = self.image
         refcounts, bits, size = image.refcounts, image.cluster_bits, image.cluster_size
         async with self._packing:
             place = self._packed_at
@@ -365,7 +399,7 @@ class Writer:
 
     def _move_on(self, end: int) -> None:
         # Table entries can say where data begins to the byte.
-        self._packed_at = end if end % self._image.cluster_size else 0
+        self._packed_at = end if end % self.image.cluster_size else 0
 
 
 def packed_range(entry: int, cluster_bits: int) -> tuple[int, int]:

@@ -32,6 +32,11 @@ KINDS: list[dict[str, object]] = [
     {"cluster_size": 4096, "preallocation": "metadata"},
     {"preallocation": "falloc"},
     {"preallocation": "full", "compat": "0.10"},
+    {"extended_l2": "on"},
+    {"extended_l2": "on", "cluster_size": 16384, "refcount_bits": 1},
+    {"extended_l2": "on", "cluster_size": 16384, "preallocation": "metadata", "lazy_refcounts": "on"},
+    {"extended_l2": "on", "cluster_size": 32768, "preallocation": "falloc"},
+    {"extended_l2": "on", "cluster_size": 2 << 20},
 ]
 
 
