@@ -9,6 +9,7 @@ From the file up:
 - `image`: the tables of one open image, and the order in which changes of them reach the disk.
 - `dropped`: clusters that nothing refers to any more.
 - `node`: the block node; `requests`: what it does with reads and writes; `write`: the ways that change tables.
+- `external`: data in a file of its own; `subclusters`: clusters in parts.
 - `compress`, `check`, `snapshots`, `bitmaps`, `resize`, `create`: what their names say.
 
 **A power cut** at any moment leaves an image without errors: at worst, clusters are counted as used that are not.  Changes

@@ -33,7 +33,9 @@ def test_new_images(tmp_path: Path, seed: int) -> None:
         options["refcount-bits"] = 1 << rng.randrange(7)
         options["lazy-refcounts"] = rng.random() < 0.5
         options["compression-type"] = rng.choice(("zlib", "zstd"))
-    if options["preallocation"] == "off" and rng.random() < 0.5:
+        options["extended-l2"] = options["cluster-size"] >= 1 << 14 and rng.random() < 0.7
+    alone = options["preallocation"] != "off" and not options.get("extended-l2")
+    if not alone and rng.random() < 0.5:
         options["backing-file"] = "base.qcow2"
         options["backing-fmt"] = "qcow2"
         make_image(tmp_path / "base.qcow2", 1 << 20)
@@ -53,6 +55,7 @@ def test_new_images(tmp_path: Path, seed: int) -> None:
     assert specific["compat"] == {"v2": "0.10", "v3": "1.1"}[options["version"]]
     assert specific["refcount-bits"] == options.get("refcount-bits", 16)
     assert specific["compression-type"] == options.get("compression-type", "zlib")
+    assert specific.get("extended-l2", False) == options.get("extended-l2", False)
     assert specific.get("lazy-refcounts", False) == options.get("lazy-refcounts", False)
     assert told.get("backing-filename") == options.get("backing-file")
     assert told.get("backing-filename-format") == options.get("backing-fmt")
@@ -63,6 +66,14 @@ def test_new_images(tmp_path: Path, seed: int) -> None:
     ("options", "text"),
     [
         ({"size": 513}, "Image size must be a multiple of 512 bytes"),
+        (
+            {"cluster-size": 8192, "extended-l2": True},
+            "Extended L2 entries are only supported with cluster sizes of at least 16384 bytes",
+        ),
+        (
+            {"version": "v2", "extended-l2": True},
+            "Extended L2 entries are only supported with compatibility level 1.1 and above (use version=v3 or greater)",
+        ),
         ({"cluster-size": 100}, "Cluster size must be a power of two between 512 and 2048k"),
         (
             {"backing-file": "x", "preallocation": "full"},

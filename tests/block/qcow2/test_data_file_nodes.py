@@ -17,8 +17,9 @@ from qemud.block.image import open_image
 from qemud.block.internal import delete_snapshot, take_snapshot
 from qemud.block.reopen import reopen, set_read_only
 from qemud.qapi.runtime.check import parse_type
+from qemud.qapi.runtime.errors import GenericError
 from tests.block.jobs.support import Client, Guest, run
-from tests.block.qcow2.test_data_file import image_with_data, mapped
+from tests.block.qcow2.test_data_file import image_with_data, mapped, qemu_io
 from tests.block.qcow2.test_power_cut import Load
 from tests.block.qcow2.tools import MemoryNode, check_image, content, open_qcow2, qemu_img, refusal
 from tests.block.support import opened, read, typed, with_graph, write
@@ -71,7 +72,8 @@ def test_new_images_are_those_that_qemu_makes(tmp_path: Path, raw: bool) -> None
     assert mapped(ours) == mapped(theirs)
 
 
-def test_what_a_raw_data_file_holds_is_the_new_disk(tmp_path: Path) -> None:
+@pytest.mark.parametrize("extended", [False, True])
+def test_what_a_raw_data_file_holds_is_the_new_disk(tmp_path: Path, extended: bool) -> None:
     data = tmp_path / "old.raw"
     before = random.Random(1).randbytes(SIZE)
     data.write_bytes(before)
@@ -85,6 +87,7 @@ def test_what_a_raw_data_file_holds_is_the_new_disk(tmp_path: Path) -> None:
             "file": files[0],
             "data-file": files[1],
             "data-file-raw": True,
+            "extended-l2": extended,
             "size": SIZE,
         }
         await create(graph, parse_type("BlockdevCreateOptions", new))
@@ -250,6 +253,36 @@ def test_it_is_locked_and_reopened_with_its_image(tmp_path: Path) -> None:
     assert content(path, SIZE)[:7] == b"written"
 
 
+def test_another_process_may_have_it_meanwhile(tmp_path: Path) -> None:
+    path, data = image_with_data(tmp_path, SIZE, cluster_size=4096)
+
+    async def test(graph: Graph, events: list[Any]) -> None:
+        node = await opened(
+            graph, driver="qcow2", node_name="n", file={"driver": "file", "filename": str(path)}
+        )
+        backend = BlockBackend(graph, "hd0")
+        backend.insert(node)
+        backend.configure(read_only=False)
+        await write(node, 0, b"ours")
+        await graph.inactivate_all()
+        qemu_io(path, "read -P 111 0 1", "write -P 1 8k 4k")
+        await graph.activate_all()
+        assert await read(node, 8192, 4096) == b"\1" * 4096
+        await write(node, 8192, b"again")
+        await graph.inactivate_all()
+        before = path.read_bytes()
+        path.write_bytes(before[:79] + b"\0" + before[80:])  # no feature any more
+        with pytest.raises(GenericError, match="'data-file' can only be set for images with"):
+            await graph.activate_all()
+        path.write_bytes(before)
+        await graph.activate_all()
+        await backend.close()
+
+    with_graph(test)
+    check_image(path)
+    assert data.read_bytes()[8192:8200] == b"again\1\1\1"
+
+
 def test_options_name_it_as_names_do(tmp_path: Path) -> None:
     path, data = image_with_data(tmp_path, SIZE, cluster_size=4096)
     plain = tmp_path / "plain.qcow2"
@@ -344,9 +377,10 @@ def test_errors_of_the_files_below_spoil_nothing(tmp_path: Path, seed: int) -> N
     load.check(content(path, size), load.versions)
 
 
+@pytest.mark.parametrize("extended", ["off", "on"])
 @pytest.mark.parametrize("job", ["blockdev-mirror", "blockdev-backup"])
-def test_jobs_copy_onto_it(tmp_path: Path, job: str) -> None:
-    source, _ = image_with_data(tmp_path, SIZE, "source")
+def test_jobs_copy_onto_it(tmp_path: Path, job: str, extended: str) -> None:
+    source, _ = image_with_data(tmp_path, SIZE, "source", extended_l2=extended)
     copy, raw = image_with_data(tmp_path, SIZE, "copy", data_file_raw="on", cluster_size=4096)
 
     async def test(client: Client) -> None:
@@ -375,11 +409,24 @@ def test_jobs_copy_onto_it(tmp_path: Path, job: str) -> None:
     assert content(copy, SIZE) == raw.read_bytes()[:SIZE]
 
 
+@pytest.mark.parametrize("extended", ["off", "on"])
 @pytest.mark.parametrize("job", ["block-commit", "block-stream"])
-def test_chains_with_data_files(tmp_path: Path, job: str) -> None:
+def test_chains_with_data_files(tmp_path: Path, job: str, extended: str) -> None:
     base, base_data = image_with_data(tmp_path, SIZE, "base", cluster_size=4096, data_file_raw="on")
     top, top_data = tmp_path / "top.qcow2", tmp_path / "top.data"
-    qemu_img("create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", "-o", f"data_file={top_data}", top)
+    qemu_img(
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-b",
+        base,
+        "-F",
+        "qcow2",
+        "-o",
+        f"data_file={top_data},extended_l2={extended}",
+        top,
+    )
 
     async def test(client: Client) -> None:
         await client.file("base", base, "qcow2")

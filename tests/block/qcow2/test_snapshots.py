@@ -36,6 +36,7 @@ def listed(path: Path) -> list[dict[str, Any]]:
         {},
         {"refcount_bits": 64},
         {"lazy_refcounts": "on"},
+        {"extended_l2": "on", "cluster_size": 16384},
     ],
     ids=str,
 )

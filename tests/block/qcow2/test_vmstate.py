@@ -55,6 +55,7 @@ async def state_of(node: Any, name: str, position: int = 0, length: int | None =
         {"cluster_size": "2M"},
         {"refcount_bits": 64},
         {"lazy_refcounts": "on"},
+        {"extended_l2": "on", "cluster_size": 16384},
     ],
     ids=str,
 )
