@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import signal
 import stat
 from typing import TYPE_CHECKING
 
@@ -182,15 +183,26 @@ class FileChannel(Channel):
 class ProgramChannel(WatchedChannel):
     """The standard input or output of a program that was started for it."""
 
-    def __init__(self, fd: int, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, fd: int, pid: int) -> None:
         super().__init__(fd, name="command")
-        self.two_way = False
-        self._process = process
+        self._pid = pid
+        self._watch = os.pidfd_open(pid)
+        self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._finishing = False
+        asyncio.get_running_loop().add_reader(self._watch, self._reap)
+
+    def _reap(self) -> None:
+        """The program has ended."""
+        asyncio.get_running_loop().remove_reader(self._watch)
+        os.close(self._watch)
+        _, status = os.waitpid(self._pid, 0)
+        self._ended.set_result(os.waitstatus_to_exitcode(status))
 
     async def finish(self) -> None:
         """The program has read all, and was content."""
+        self._finishing = True
         self.close()
-        status = await self._process.wait()
+        status = await self._ended
         if status:
             raise OSError(
                 errno.EIO,
@@ -198,6 +210,11 @@ class ProgramChannel(WatchedChannel):
                 if status < 0
                 else f"the command ended with status {status}",
             )
+
+    def _close(self) -> None:
+        super()._close()
+        if not self._finishing and not self._ended.done():
+            os.kill(self._pid, signal.SIGTERM)
 
 
 def channel_of(fd: int) -> Channel:

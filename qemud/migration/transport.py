@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import stat
 from typing import TYPE_CHECKING
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from qemud.chardev.address import Address
 
 _SIGNED_END = 1 << 63
+_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
+"""What the interpreter ignores, and programs do not expect to be ignored."""
 
 
 async def prepare(address: MigrationAddress, take_descriptor: Callable[[str], int]) -> Channel | Address:
@@ -175,19 +178,24 @@ async def _start(words: list[str], *, writes: bool) -> Channel:
         raise GenericError("Parameter 'args' expects at least the name of a program")
     reader, writer = os.pipe()
     ours, its = (writer, reader) if writes else (reader, writer)
+    other = 1 if writes else 0
+    actions = [
+        (os.POSIX_SPAWN_DUP2, its, 1 - other),
+        (os.POSIX_SPAWN_OPEN, other, os.devnull, os.O_RDWR, 0),
+    ]
     try:
-        process = await asyncio.create_subprocess_exec(
-            *words,
-            stdin=its if writes else asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL if writes else its,
+        pid = await pool.run(
+            lambda: os.posix_spawnp(
+                words[0], words, os.environ, file_actions=actions, setsigmask=(), setsigdef=_SIGNALS
+            )
         )
     except (OSError, ValueError) as error:
         os.close(ours)
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise GenericError(f"Failed to execute child process “{words[0]}” ({reason})") from None
+        raise GenericError(f"Failed to execute child process \u201c{words[0]}\u201d ({reason})") from None
     except BaseException:
         os.close(ours)
         raise
     finally:
         os.close(its)
-    return ProgramChannel(ours, process)
+    return ProgramChannel(ours, pid)
