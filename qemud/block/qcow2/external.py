@@ -75,8 +75,9 @@ def check_unchanged(node: Qcow2Requests, given: Any) -> None:
 async def zero_external(image: Image, offset: int, length: int, *, unmap: bool) -> None:
     """Before a range of the disk is said to be zero: let the file be that too, where it is always what the guest sees.  OSError."""
     if image.in_step:
-        # What is being written in the machine thread, which takes no time, must not come after the zeroes.
-        while image.dropped.at_once:  # noqa: ASYNC110 - nobody could tell in that thread
+        # What is being written in the machine thread must not come after the zeroes.  The range is held, so the next write there waits.
+        moment = image.writes_at_once
+        while moment & 1 and image.writes_at_once == moment:  # noqa: ASYNC110 - nobody could tell in that thread
             await asyncio.sleep(0)
         end = min(offset + length, image.owner.size)
         await image.data.write_zeroes(offset, end - offset, unmap=unmap)

@@ -58,6 +58,8 @@ class Image:
         self.owner = owner
         """The node whose child `file` has the image."""
         self.header = header
+        self.writes_at_once = 0
+        """Odd while the machine thread writes; only that thread changes it."""
         self.cluster_bits = header.cluster_bits
         self.cluster_size = header.cluster_size
         self.external = header.external

@@ -335,6 +335,7 @@ class Qcow2Requests(BlockNode):
         ):
             return False
         image.dropped.at_once = True
+        image.writes_at_once += 1
         try:
             if image.in_step and self.writer.busy:
                 return False
@@ -357,4 +358,5 @@ class Qcow2Requests(BlockNode):
                     return True
             return False
         finally:
+            image.writes_at_once += 1
             image.dropped.at_once = False
