@@ -73,8 +73,15 @@ class DumpHandlers(DumpCommands):
         format: DumpGuestMemoryFormat = DumpGuestMemoryFormat.ELF,  # noqa: A002 - the schema's name
     ) -> None:
         """`dump-guest-memory`."""
+        if self._services.vm.state is RunState.INMIGRATE:
+            raise GenericError("Dump not allowed during incoming migration.")
         if self._busy:
             raise GenericError(_BUSY)
+        if self._services.has_migration and self._services.migration.outgoing.running:
+            raise GenericError(
+                "disallowing migration blocker (migration/snapshot in progress) for: "
+                "Live migration disabled: dump-guest-memory in progress"
+            )
         whole = not paging and begin is None and length is None
         if format is not DumpGuestMemoryFormat.ELF and not whole:
             raise GenericError("kdump-compressed format doesn't support paging or filter")

@@ -94,6 +94,16 @@ class Incoming:
             return self._migration.find_descriptor(name)
         return self._services.take_descriptor(name)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a machine is waited for, or arrives."""
+        return self.status in {MigrationStatus.SETUP, MigrationStatus.ACTIVE}
+
+    def yank(self) -> None:
+        """End the connection, which may hang: it fails."""
+        if self.loading and self._gate is not None:
+            self._gate.close()
+
     def describe(self, info: MigrationInfo) -> None:
         """Put into `info` what is known; nothing if none is waited for."""
         if self.status is MigrationStatus.NONE:
@@ -299,9 +309,8 @@ def _public(address: Address) -> Any:
     )
 
     if isinstance(address, InetSocketAddress):
-        return SocketAddressInet(
-            **{name: getattr(address, name) for name in InetSocketAddress.__struct_fields__}
-        )
+        family = "ipv6" if ":" in address.host else "ipv4"
+        return SocketAddressInet(host=address.host, port=address.port, **{family: True})
     if isinstance(address, UnixSocketAddress):
         return SocketAddressUnix(path=address.path, abstract=address.abstract, tight=address.tight)
     return SocketAddressFd(str=address.str)

@@ -70,6 +70,7 @@ class Outgoing:
         self._migration = migration
         self._options = migration.options
         self._task: asyncio.Task[None] | None = None
+        self._channel: Channel | None = None
         self._continue: asyncio.Event | None = None
         self._too_late = False
         self._before: RunState | None = None
@@ -96,6 +97,8 @@ class Outgoing:
             raise GenericError("Guest is waiting for an incoming migration")
         if vm.state is RunState.POSTMIGRATE:
             raise GenericError("Can't migrate the vm that was paused due to previous migration")
+        if vm.hold:
+            raise GenericError("Live migration disabled: dump-guest-memory in progress")
         self.error = ""
         self.statistics = Statistics()
         self._too_late = False
@@ -122,6 +125,11 @@ class Outgoing:
         if self._continue is not None:
             self._continue.set()
 
+    def yank(self) -> None:
+        """End the connection, which may hang: it fails."""
+        if self._channel is not None:
+            self._channel.close()
+
     def describe(self, info: MigrationInfo) -> None:
         """Put into `info` what is known; nothing if there was none."""
         if self.status is MigrationStatus.NONE:
@@ -147,7 +155,7 @@ class Outgoing:
     async def _run(self, prepared: Channel | Address) -> None:
         status, channel = MigrationStatus.FAILED, None
         try:
-            channel = await connect(prepared)
+            self._channel = channel = await connect(prepared)
             await self._send(channel)
             status = MigrationStatus.COMPLETED
         except GenericError as error:
@@ -161,6 +169,7 @@ class Outgoing:
             log.exception("migration failed")
             self.error = f"Internal error: {type(error).__name__}"
         finally:
+            self._channel = None
             if channel is not None:
                 channel.close()
             elif isinstance(prepared, Channel):

@@ -51,6 +51,16 @@ class Migration:
         if self.outgoing.running or self.incoming.loading:
             raise GenericError(f"{command} not allowed while migrating")
 
+    @property
+    def can_yank(self) -> bool:
+        """Whether a connection is there, or is made."""
+        return self.outgoing.running or self.incoming.waiting
+
+    def yank(self) -> None:
+        """End connections that may hang."""
+        self.outgoing.yank()
+        self.incoming.yank()
+
     def tell(self, status: MigrationStatus) -> None:
         """Send the event for a status, if it is wanted."""
         if self.options.has(MigrationCapability.EVENTS):

@@ -203,11 +203,33 @@ def test_a_machine_is_made_by_hand(daemon: Starter) -> None:
         assert monitor.command("exit_preconfig").startswith("Error: The command is permitted only before")
 
 
+def test_a_migration_is_waited_for(daemon: Starter, tmp_path: Path) -> None:
+    """Unless it is to go on by itself; other monitors are answered meanwhile."""
+    monitor = Monitor(daemon, "-machine", "virt", "-display", "none", "-serial", "null", "-S")
+    qmp = monitor.program.qmp
+    with contextlib.closing(monitor.console):
+        monitor.console.expect(GREETING)
+        assert monitor.command("migrate_set_parameter max-bandwidth 1b") == ""
+        assert monitor.command(f"migrate -d file:{tmp_path / 'a'}") == ""
+        assert monitor.command("migrate_cancel") == ""
+        while qmp.command("query-migrate")["status"] != "cancelled":
+            pass
+        monitor.console.send(f"migrate file:{tmp_path / 'b'}\r".encode())
+        while qmp.command("query-migrate").get("status") != "active":
+            pass
+        monitor.console.expect(f"{tmp_path / 'b'}")
+        assert not monitor.console.log.endswith(b"(qemu) ")
+        qmp.command("migrate-set-parameters", {"max-bandwidth": 0})
+        monitor.console.expect("(qemu) ")
+        assert monitor.command("info migrate").startswith("Migration status: completed\n")
+        assert monitor.command("info status") == "VM status: paused (postmigrate)\n"
+
+
 WRITES = {
     *("chardev-add", "chardev-change", "dump-guest-memory", "dumpdtb", "logfile", "memsave"),
-    *("object_add", "pmemsave", "quit"),
+    *("migrate", "migrate_incoming", "object_add", "pmemsave", "quit"),
 }
-"""Commands that make files, or end it all."""
+"""Commands that make files or run programs, or end it all."""
 
 words = st.sampled_from(
     [

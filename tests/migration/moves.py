@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from typing import TYPE_CHECKING, Any
 
 from qemud.demo import DEMO_GUEST
@@ -80,3 +82,12 @@ def port_of(program: Program) -> str:
     """Where a process waits for a machine by TCP."""
     [address] = info(program)["socket-address"]
     return f"tcp:{address['host']}:{address['port']}"
+
+
+def pass_descriptor(program: Program, fd: int, name: str) -> None:
+    """`getfd` with the descriptor behind it; it is closed here."""
+    qmp = program.qmp
+    request = b'{"execute": "getfd", "arguments": {"fdname": "%s"}}' % name.encode()
+    socket.send_fds(qmp.socket, [request], [fd])
+    os.close(fd)
+    assert qmp.reply() == {"return": {}}

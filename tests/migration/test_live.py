@@ -14,6 +14,7 @@ from tests.migration.moves import (
     awake,
     incoming,
     info,
+    pass_descriptor,
     peek,
     port_of,
     source,
@@ -22,24 +23,14 @@ from tests.migration.moves import (
     switch,
     target,
 )
-from tests.programs import QmpError
+from tests.programs import LIMIT, QmpError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import Starter
-    from tests.programs import Program
 
 ARRIVES = ["MIGRATION active", "RESUME", "MIGRATION completed"]
-
-
-def pass_descriptor(program: Program, fd: int, name: str) -> None:
-    """`getfd` with the descriptor behind it; it is closed here."""
-    qmp = program.qmp
-    request = b'{"execute": "getfd", "arguments": {"fdname": "%s"}}' % name.encode()
-    socket.send_fds(qmp.socket, [request], [fd])
-    os.close(fd)
-    assert qmp.reply() == {"return": {}}
 
 
 @pytest.mark.parametrize("answers", [False, True], ids=["one-way", "return-path"])
@@ -264,3 +255,32 @@ def test_waiting_before_the_switch(daemon: Starter, tmp_path: Path) -> None:
     a.qmp.command("migrate-continue", state="pre-switchover")
     assert steps(a) == GONE
     assert status(a) == "postmigrate"
+
+
+def test_it_tells_its_network_where_it_is(daemon: Starter, tmp_path: Path) -> None:
+    """As often as is wanted, from there."""
+
+    def card(name: str) -> tuple[str, ...]:
+        local, remote = (f"{kind}.type=unix,{kind}.path={tmp_path / name}" for kind in ("local", "remote"))
+        netdev = f"dgram,id=n,{local},{remote}-switch"
+        return ("-netdev", netdev, "-device", "virtio-net-device,netdev=n,mac=52:54:00:00:00:07")
+
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as before,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as after,
+    ):
+        for network, name in ((before, "a"), (after, "b")):
+            network.bind(f"{tmp_path / name}-switch")
+            network.settimeout(LIMIT)
+        a, b = source(daemon, *card("a")), target(daemon, *card("b"))
+        rounds = {"announce-initial": 1, "announce-max": 2, "announce-rounds": 3, "announce-step": 1}
+        b.qmp.command("migrate-set-parameters", rounds)
+        incoming(b, "tcp:127.0.0.1:0")
+        a.qmp.command("migrate", uri=port_of(b))
+        assert steps(a)[-1] == "MIGRATION completed"
+        frames = [after.recv(2048) for _ in range(3)]
+        assert len({*frames}) == 1
+        assert frames[0].startswith(bytes.fromhex("ffffffffffff 525400000007 8035"))
+        before.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            before.recv(2048)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qemud._generated.types.migration import MigrationChannel, MigrationChannelType
 from qemud.migration.address import choose, parse_uri
@@ -254,3 +257,46 @@ def test_a_place_that_cannot_be_waited_at_may_be_given_again(daemon: Starter, tm
     qmp.command("migrate-incoming", uri=f"unix:{tmp_path / 'socket'}")
     with pytest.raises(QmpError, match=r"^The incoming migration has already been started$"):
         qmp.command("migrate-incoming", uri=f"unix:{tmp_path / 'socket'}")
+
+
+@given(
+    st.one_of(
+        st.text(max_size=30),
+        st.text(max_size=20).map("tcp:{}".format),
+        st.text(max_size=20).map("file:{}".format),
+    )
+)
+def test_any_address(text: str) -> None:
+    """It is one, or it is refused."""
+    with contextlib.suppress(GenericError):
+        assert "transport" in to_wire(parse_uri(text))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "exec:a\0b",
+        "unix:a\0b",
+        "unix:" + "a" * 200,
+        "file:a\0b",
+        "file:/tmp,offset=9E",
+        "tcp:a\0b:1",
+        "tcp:a..b:1",
+        "tcp:x:nope",
+    ],
+)
+def test_places_that_there_cannot_be(daemon: Starter, uri: str) -> None:
+    """Neither to go to nor to come from; and the process is as well as before."""
+    program = daemon(*NOTHING)
+    with contextlib.suppress(QmpError):
+        program.qmp.command("migrate", uri=uri)
+    while program.qmp.command("query-migrate")["status"] not in {"failed", "completed"}:
+        pass
+    assert program.qmp.command("query-migrate")["status"] == "failed"
+    assert program.qmp.command("query-status")["status"] == "running"
+    other = daemon(*NOTHING, "-incoming", "defer")
+    with contextlib.suppress(QmpError):
+        other.qmp.command("migrate-incoming", {"uri": uri, "exit-on-error": False})
+    while other.qmp.command("query-migrate").get("status", "failed") != "failed":
+        pass
+    assert other.qmp.command("query-status")["status"] == "inmigrate"

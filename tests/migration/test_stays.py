@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from tests.migration.moves import (
     awake,
     incoming,
     info,
+    pass_descriptor,
     peek,
     port_of,
     source,
@@ -23,7 +25,8 @@ from tests.migration.moves import (
     switch,
     target,
 )
-from tests.programs import LIMIT
+from tests.migration.test_snapshots import check, make, node
+from tests.programs import LIMIT, QmpError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -266,3 +269,81 @@ def test_what_is_asked_for_too_late(daemon: Starter, tmp_path: Path) -> None:
     assert found[-1] == "MIGRATION completed"
     assert info(a)["status"] == "completed"
     assert status(a) == "postmigrate"
+
+
+def test_a_connection_that_hangs_is_yanked(daemon: Starter) -> None:
+    """On the side that sends, and on that which receives."""
+    a, b = source(daemon), target(daemon)
+    instance = [{"type": "migration"}]
+    for program in (a, b):
+        with pytest.raises(QmpError, match=r"^Instance not found$"):
+            program.qmp.command("yank", instances=instance)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        switch(a, "return-path")
+        a.qmp.command("migrate", uri=f"tcp:127.0.0.1:{server.getsockname()[1]}")
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(LIMIT)
+            data = b""
+            while not data.endswith(END):
+                data += connection.recv(1 << 20)
+            assert instance[0] in a.qmp.command("query-yank")
+            a.qmp.command("yank", instances=instance)
+            stays(a, "Unable to write to socket: Software caused connection abort")
+    incoming(b, "tcp:127.0.0.1:0")
+    _, host, port = port_of(b).split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(data[:100])
+        while info(b)["status"] != "active":
+            pass
+        b.qmp.command("yank", instances=instance)
+        assert steps(b)[-1] == "MIGRATION failed"
+    assert info(b)["error-desc"].startswith("load of migration failed: ")
+    leaves(daemon, a)
+
+
+def test_who_needs_the_disk_keeps_the_machine(daemon: Starter, tmp_path: Path) -> None:
+    """An export that writes it; without it the machine can go."""
+    disk = make(tmp_path / "disk.qcow2")
+    devices = (*node(disk, "disk"), "-device", "virtio-blk-device,drive=disk,share-rw=on")
+    a, b = source(daemon, *devices), target(daemon, *devices)
+    address = {"type": "unix", "data": {"path": str(tmp_path / "nbd")}}
+    a.qmp.command("nbd-server-start", addr=address)
+    a.qmp.command("block-export-add", {"type": "nbd", "id": "e", "node-name": "disk", "writable": True})
+    incoming(b, "tcp:127.0.0.1:0")
+    uri = port_of(b)
+    a.qmp.command("migrate", uri=uri)
+    stays(a, "Failed to inactivate all nodes: Operation not permitted")
+    a.qmp.command("block-export-del", id="e")
+    assert steps(b)[-1] == "MIGRATION failed"
+    c = target(daemon, *devices)
+    incoming(c, "tcp:127.0.0.1:0")
+    a.qmp.command("migrate", uri=port_of(c))
+    assert steps(a)[-1] == "MIGRATION completed"
+    assert steps(c)[-1] == "MIGRATION completed"
+    for program in (a, b, c):
+        program.terminate()
+    check(disk)
+
+
+def test_one_thing_at_a_time(daemon: Starter, tmp_path: Path) -> None:
+    """A machine that is dumped does not leave, and one that comes or leaves is not dumped."""
+    a, b = source(daemon), target(daemon)
+    dump = {"paging": False, "protocol": f"file:{tmp_path / 'dump'}"}
+    with pytest.raises(QmpError, match=r"^Dump not allowed during incoming migration\.$"):
+        b.qmp.command("dump-guest-memory", dump)
+    switch(a, "pause-before-switchover")
+    a.qmp.command("migrate", uri=f"file:{tmp_path / 'saved'}")
+    with pytest.raises(QmpError, match="Live migration disabled: dump-guest-memory in progress"):
+        a.qmp.command("dump-guest-memory", dump)
+    a.qmp.command("migrate_cancel")
+    stays(a, None)
+    reader, writer = os.pipe()
+    pass_descriptor(a, writer, "dump")
+    a.qmp.command("dump-guest-memory", paging=False, protocol="fd:dump", detach=True)
+    with pytest.raises(QmpError, match=r"^Live migration disabled: dump-guest-memory in progress$"):
+        a.qmp.command("migrate", uri=f"file:{tmp_path / 'saved'}")
+    with open(reader, "rb") as stream:
+        assert stream.read().startswith(b"\x7fELF")
+    a.qmp.event("DUMP_COMPLETED")
+    leaves(daemon, a)
