@@ -58,6 +58,10 @@ class Channel:
     async def finish(self) -> None:
         """Nothing more is written: wait until everything is where it belongs.  OSError."""
 
+    def abort(self) -> None:
+        """End it although somebody may wait for something: who does gets an OSError."""
+        self.close()
+
     def close(self) -> None:
         """End it; nothing happens when that was done."""
         if not self.closed:
@@ -211,9 +215,18 @@ class ProgramChannel(WatchedChannel):
                 else f"the command ended with status {status}",
             )
 
+    def abort(self) -> None:
+        """As in the base; also when the program has read all, and does not end."""
+        self.close()
+        self._terminate()
+
     def _close(self) -> None:
         super()._close()
-        if not self._finishing and not self._ended.done():
+        if not self._finishing:
+            self._terminate()
+
+    def _terminate(self) -> None:
+        if not self._ended.done():
             os.kill(self._pid, signal.SIGTERM)
 
 

@@ -43,6 +43,9 @@ from qemud.migration.transport import connect, prepare
 from qemud.qapi.runtime.errors import GenericError
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
     from qemud._generated.types.migration import MigrationAddress, MigrationInfo
     from qemud.chardev.address import Address
     from qemud.machine.services import Services
@@ -128,7 +131,7 @@ class Outgoing:
     def yank(self) -> None:
         """End the connection, which may hang: it fails."""
         if self._channel is not None:
-            self._channel.close()
+            self._channel.abort()
 
     def describe(self, info: MigrationInfo) -> None:
         """Put into `info` what is known; nothing if there was none."""
@@ -169,6 +172,7 @@ class Outgoing:
             log.exception("migration failed")
             self.error = f"Internal error: {type(error).__name__}"
         finally:
+            self._too_late = True  # what comes of it is decided
             self._channel = None
             if channel is not None:
                 channel.close()
@@ -243,7 +247,7 @@ class Outgoing:
     async def _switch_over(self, sender: Sender, refused: asyncio.Future[str] | None) -> None:
         vm, numbers = self._services.vm, self.statistics
         async with vm.transitions:
-            self._before = await vm.stop_to_leave()
+            await _whole(self._stop())
         numbers.stopped()
         if self._options.has(MigrationCapability.PAUSE_BEFORE_SWITCHOVER):
             self._continue = asyncio.Event()
@@ -254,11 +258,14 @@ class Outgoing:
         async with vm.transitions:
             async with still(self._services):
                 if self._services.has_block:
-                    await self._services.block.inactivate_all()
+                    await _whole(self._services.block.inactivate_all())
                 await self._send_rest(sender)
                 await self._last_word(sender, refused)
             vm.state = RunState.POSTMIGRATE
         self._before = None
+
+    async def _stop(self) -> None:
+        self._before = await self._services.vm.stop_to_leave()
 
     async def _send_rest(self, sender: Sender) -> None:
         vm = self._services.vm
@@ -281,6 +288,18 @@ class Outgoing:
             raise GenericError(f"the other side refused: {reason}")
         self._too_late = True
         await sender.write([Section(GO).pack()])
+
+
+async def _whole(work: Coroutine[Any, Any, None]) -> None:
+    """Do it to its end, also when it is cancelled: half of it would leave nothing to go on with."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        if not task.cancelled():
+            task.exception()
+        raise
 
 
 async def _refusal(channel: Channel) -> str:

@@ -23,8 +23,9 @@ async def still(services: Services) -> AsyncIterator[None]:
             from qemud.block import whole as disks_of
 
             await stack.enter_async_context(disks_of.held(services.block))
-        await mailboxes.call(mailboxes.freeze)
         try:
+            # Inside, since a call that is cancelled is made all the same.
+            await mailboxes.call(mailboxes.freeze)
             yield
         finally:
             with contextlib.suppress(Closed):

@@ -347,3 +347,42 @@ def test_one_thing_at_a_time(daemon: Starter, tmp_path: Path) -> None:
         assert stream.read().startswith(b"\x7fELF")
     a.qmp.event("DUMP_COMPLETED")
     leaves(daemon, a)
+
+
+def test_cancelled_at_any_time(daemon: Starter, tmp_path: Path) -> None:
+    """Wherever it is then: it stays and runs, or it has gone."""
+    a = source(daemon)
+    gone = 0
+    for number in range(40):
+        a.qmp.command("migrate", uri=f"file:{tmp_path / 'saved'}")
+        for _ in range(number):
+            a.qmp.command("query-migrate")
+        a.qmp.command("migrate_cancel")
+        end = steps(a)[-1]
+        if end == "MIGRATION completed":
+            assert status(a) == "postmigrate"
+            a.qmp.command("cont")
+            gone += 1
+        else:
+            assert end == "MIGRATION cancelled"
+        assert status(a) == "running"
+        a.qmp.events.clear()
+    assert gone < 40
+    assert peek(a) == 77
+    leaves(daemon, a)
+
+
+def test_a_program_that_does_not_end(daemon: Starter, tmp_path: Path) -> None:
+    """It has everything, and is waited for until it is ended."""
+    a = source(daemon)
+    os.mkfifo(tmp_path / "fifo")
+    a.qmp.command("migrate", uri=f"exec:cat > /dev/null; exec cat {tmp_path / 'fifo'}")
+    while a.qmp.event("MIGRATION")["data"]["status"] != "device":
+        pass
+    while info(a)["ram"]["dirty-sync-count"] < 2:
+        pass
+    a.qmp.command("yank", instances=[{"type": "migration"}])
+    end = steps(a)[-1]
+    assert end == "MIGRATION failed"
+    assert info(a)["error-desc"].startswith("Unable to write to command: ")
+    leaves(daemon, a)
