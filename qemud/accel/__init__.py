@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from qemud.machine.vcpu import Vcpu
 
 
-def create_vcpu(space: AddressSpace, index: int = 0, *, code_size: int = 0) -> Vcpu:
+def create_vcpu(space: AddressSpace, index: int = 0, *, code_size: int = 0, shift: int | None = None) -> Vcpu:
     """A 64-bit RISC-V hart over this memory, in the state after power-on.
 
-    `code_size` is the room for translated code in bytes, 0 for the default.
+    `code_size` is the room for translated code in bytes, 0 for the default.  With a `shift` it counts instructions, and each
+    takes `1 << shift` ns of the guest's time.
 
     Raises GenericError with the version and host that are needed where the engine cannot run.
     """
     from qemud.accel.unicorn.riscv import RiscvVcpu
 
-    return RiscvVcpu(space, index, code_size)
+    return RiscvVcpu(space, index, code_size, shift)

@@ -198,6 +198,12 @@ def _rtc(text: str, warn: Warn) -> Any:
     return options
 
 
+def _icount(text: str, warn: Warn) -> Any:
+    from qemud.daemon.icount import read
+
+    return read(text, warn)
+
+
 def _global(text: str, warn: Warn) -> Any:
     driver, dot, rest = text.partition(".")
     name, equals, value = rest.partition("=")
@@ -331,6 +337,7 @@ OPTIONS: dict[str, Option] = {
     "watchdog-action": Option(_text, alias="action", key="watchdog"),
     "boot": Option(_boot),
     "rtc": Option(_rtc),
+    "icount": Option(_icount, merges=True),
     "audiodev": Option(_json_or_keyval("Audiodev", "driver"), many=True),
     "overcommit": Option(_overcommit),
     "msg": Option(read_opts("MessageOptions")),

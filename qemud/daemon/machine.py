@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from qemud._generated.types.accel import TcgAccelOptions
     from qemud._generated.types.boards import MachineOptions
+    from qemud._generated.types.icount import IcountOptions
     from qemud._generated.types.options import CommandLine
     from qemud.chardev.stream import Chardev
     from qemud.machine.services import Services
@@ -193,7 +194,7 @@ async def build_machine(
         add_items(machine, line.fw_cfg)
     if board.default_cpu_type is not None:
         machine.cpu_type = chosen
-        await _make_processors(services, topology.cpus, accel.tb_size << 20)
+        await _make_processors(services, topology.cpus, accel.tb_size << 20, line.icount)
     await _make_memory(services, machine, board.default_ram_id)
     await machine.claim(services)
     await vm.mailboxes.call(machine.bring_up, vm)
@@ -227,16 +228,23 @@ async def _make_memory(services: Services, machine: Any, name: str | None) -> No
     machine.default_memory = memory
 
 
-async def _make_processors(services: Services, count: int, code_size: int) -> None:
+async def _make_processors(
+    services: Services, count: int, code_size: int, icount: IcountOptions | None
+) -> None:
     vm = services.vm
     from qemud.accel import create_vcpu
 
+    shift = None if icount is None else icount.shift
     for index in range(count):
         vcpu = await vm.mailboxes.call(
-            lambda index=index: create_vcpu(vm.memory, index=index, code_size=code_size)
+            lambda index=index: create_vcpu(vm.memory, index=index, code_size=code_size, shift=shift)
         )
         vm.vcpus.append(vcpu)
         await vm.mailboxes.call(vm.executor.attach, vcpu)
+    if icount is not None:
+        from qemud.daemon.icount import start
+
+        await vm.mailboxes.call(start, vm, icount)
 
 
 def cpu_type(model: str | None, default: str) -> str:

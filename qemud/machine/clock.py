@@ -176,6 +176,18 @@ class VirtualClock(Clock):
             self._frozen = self.now()
             self._changed()
 
+    def use(self, source: Callable[[], int]) -> None:
+        """Take time from another source; the guest's time does not change by that."""
+        now, running = self.now(), self.running
+        self._source = source
+        if running:
+            self._offset = now - source()
+        self._changed()
+
+    def advance(self, duration: int) -> None:
+        """As if that much time had passed, ns."""
+        self.load(self.now() + duration)
+
     def save(self) -> int:
         """The guest's time, to be given to `load` in another process."""
         return self.now()

@@ -89,6 +89,14 @@ def check_value(vm: VirtualMachine, board: Object, saved: object) -> SavedMachin
         raise GenericError("the saved machine is not an object")
     value: SavedMachine = parse_type("SavedMachine", saved)
     check_place(vm, board, value.machine, value.memory)
+    if (value.icount is None) is not (vm.instruction_time is None):
+        saved_does = value.icount is not None
+        raise GenericError(
+            f"the saved machine {'counts' if saved_does else 'does not count'} instructions, "
+            f"this one {'does not' if saved_does else 'does'}"
+        )
+    if value.icount is not None and value.icount > _LATEST:
+        raise GenericError(f"the saved machine's icount is {value.icount}, expected 0 to {_LATEST}")
     if value.clock > _LATEST:
         raise GenericError(f"the saved machine's clock is {value.clock}, expected 0 to {_LATEST}")
     return value
@@ -118,6 +126,8 @@ def apply(vm: VirtualMachine, value: SavedMachine, parsed: list[tuple[Object, An
     """Give the machine the time and the objects' states that were found good.  Machine thread."""
     from qemud.qom.state import apply_tree
 
+    if vm.instruction_time is not None and value.icount is not None:
+        vm.instruction_time.instructions = value.icount
     vm.clock.load(value.clock)
     apply_tree(parsed)
 
@@ -143,6 +153,7 @@ def save_objects(vm: VirtualMachine, board: Object, status: RunState | None = No
             machine=type_of(board),
             status=status or vm.state,
             clock=vm.clock.save(),
+            icount=None if vm.instruction_time is None else vm.instruction_time.instructions,
             memory=describe_memory(vm.memory),
             objects=[SavedObject(path=path, **record) for path, record in save_tree(board).items()],
         )

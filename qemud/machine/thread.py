@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qemud.machine.clock import Clock, VirtualClock
+    from qemud.machine.icount import InstructionTime
     from qemud.machine.vcpu import Vcpu
 
 SWITCH_INTERVAL = 100e-6
@@ -57,6 +58,8 @@ class MachineThread:
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._vcpu: Vcpu | None = None
         self._virtual: VirtualClock | None = None
+        self.instruction_time: InstructionTime | None = None
+        """What drives the virtual clock, if instructions are counted."""
         self._clocks: list[Clock] = []
         self._running = False
         self._holds = 0
@@ -113,6 +116,11 @@ class MachineThread:
             clock.on_change = self._clock_changed
             self._clock_changed()
 
+    def count_instructions(self, time: InstructionTime) -> None:
+        """Let them drive the virtual clock; the processor that is attached counts them."""
+        self.mailboxes.check_machine_thread()
+        self.instruction_time = time
+
     def resume(self) -> None:
         """Let the processor run."""
         self.mailboxes.check_machine_thread()
@@ -165,9 +173,17 @@ class MachineThread:
                 if vcpu is not None and self._running and not self._holds and not vcpu.halted:
                     self._run(vcpu)
                 else:
-                    self.mailboxes.wait(self._time_left())
+                    self._wait()
         finally:
             self.mailboxes.close()
+
+    def _wait(self) -> None:
+        """Sleep until there is something to do."""
+        counted, left = self.instruction_time, self._time_left()
+        if counted is None or not self._running or self._holds:
+            self.mailboxes.wait(left)
+        else:
+            counted.wait(self.mailboxes.wait, left)
 
     def _run(self, vcpu: Vcpu) -> None:
         self._set_deadline()
@@ -193,11 +209,11 @@ class MachineThread:
         self._set_deadline()
 
     def _time_left(self) -> float | None:
-        """Seconds until a timer is due, of those clocks whose time passes; None for no such timer."""
+        """Seconds until a timer is due, of those clocks whose time passes as the host's does; None for no such timer."""
         virtual = self._virtual
         least: int | None = None
         for clock in self._clocks:
-            if clock is virtual and not virtual.running:
+            if clock is virtual and (self.instruction_time is not None or not virtual.running):
                 continue
             deadline = clock.next_deadline()
             if deadline is not None:
@@ -211,6 +227,8 @@ class MachineThread:
         if self._vcpu is not None:
             left = self._time_left()
             self._vcpu.set_deadline(None if left is None else time.monotonic_ns() + int(left * 1e9))
+            if self.instruction_time is not None:
+                self._vcpu.set_limit(self.instruction_time.limit())
 
     def _clock_changed(self) -> None:
         clock = self._virtual

@@ -21,7 +21,8 @@ When things happen:
 - In a device's register callback pc is not exact, and `reset` and `load` are refused.
 - An exception in one of these callbacks ends in `on_failure`; it never passes through the engine.
 
-Time: `set_clock` gives the guest's clock for `rdtime`; at the host time given to `set_deadline` the vCPU kicks itself.
+Time: `set_clock` gives the guest's clock for `rdtime`; at the host time given to `set_deadline` the vCPU kicks itself.  One that
+counts `instructions` takes the guest's time from these, and also kicks itself at exactly that one given to `set_limit`.
 """
 
 from __future__ import annotations
@@ -79,8 +80,14 @@ class Vcpu(Protocol):
     def set_interrupt(self, bit: int, level: int) -> None:
         """Set or clear a bit of mip (3 MSIP, 5 STIP, 7 MTIP, 9 SEIP, 11 MEIP, 1 SSIP)."""
 
+    instructions: int
+    """How many have run, if they are counted; exact between blocks, and in a device's register callback with the one that it is for."""
+
+    def set_limit(self, count: int | None) -> None:
+        """Kick the vCPU before it runs that instruction (0 is the first), if they are counted; None for never."""
+
     def set_clock(self, offset: int, frozen: int | None) -> None:
-        """The guest's time is host monotonic time + `offset` (ns), or stands at `frozen`."""
+        """The guest's time is host monotonic time, or that of counted instructions, + `offset` (ns), or stands at `frozen`."""
 
     def set_deadline(self, when: int | None) -> None:
         """Kick the vCPU once host monotonic time is `when` (ns); None for never."""

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from typing import Any
 
+    from qemud.machine.icount import InstructionTime
     from qemud.machine.mailbox import Mailboxes
     from qemud.machine.vcpu import Vcpu
     from qemud.qapi.runtime.events import EmitFunction
@@ -73,6 +74,9 @@ class Executor(Protocol):
 
     def detach(self) -> Vcpu | None:
         """Give the processor back, paused. Machine thread only."""
+
+    def count_instructions(self, time: InstructionTime) -> None:
+        """Let them drive the virtual clock. Machine thread only."""
 
     def resume(self) -> None:
         """Let the processors run. Machine thread only."""
@@ -124,6 +128,8 @@ class VirtualMachine:
         self.end = end
         self.clock = VirtualClock()
         self.host_clock = HostClock()
+        self.instruction_time: InstructionTime | None = None
+        """What drives `clock`, if instructions are counted."""
         self.rtc_offset = 0
         """What the machine's time of day is ahead of the host's when it is made, ns."""
         self.memory = AddressSpace()

@@ -55,10 +55,13 @@ class Bare:
         self.device = Recorder()
         self.space.add_mmio("device", DEVICE, DEVICE_SIZE, self.device)
         self.failures: list[BaseException] = []
-        self.vcpu = RiscvVcpu(self.space)
+        self.vcpu = self._make_vcpu()
         self._limit = 0
         self._be_patient()
         self._watch()
+
+    def _make_vcpu(self) -> RiscvVcpu:
+        return RiscvVcpu(self.space)
 
     def _watch(self) -> None:
         def failed(error: BaseException) -> None:

@@ -40,7 +40,7 @@ enum { FETCH_PAGE_FAULT = 12, LOAD_PAGE_FAULT = 13, STORE_PAGE_FAULT = 15 };
 /* mstatus: supervisor may touch user pages; machine mode accesses as the mode before. */
 enum { STATUS_MPRV = 1 << 17, STATUS_SUM = 1 << 18 };
 enum { MODE_S = 1, FETCH = 2, SSTATUS = 0x100 };
-static const int counters[] = {0xb00, 0xb02, 0xc00, 0xc02}; /* mcycle, minstret, cycle, instret */
+static const int cycles[] = {0xb00, 0xc00}, instructions[] = {0xb02, 0xc02}; /* mcycle, cycle; minstret, instret */
 
 /* A kick can be lost: the engine clears its flags without a barrier.  The watchdog repeats it after RETRY; it looks after
  * a running guest every TICK even when no timer is due. */
@@ -147,6 +147,15 @@ typedef struct Core {
 
     int in_device; /* a device's callback is being called: the guest is in the middle of a block */
 
+    /* Counted instructions; see hook_block.  `counting` is off or what a number of instructions is shifted by to be nanoseconds, plus 1. */
+    int counting;
+    int64_t counted, limit; /* how many there were; before which one the handler wants to be called */
+    int64_t called;         /* before which one it last was: a timer that is always due must not hold up the guest */
+    int64_t ahead;          /* those of the block that is running that come after a device's callback */
+    void *block;            /* what is counted as a whole already, if it may yet be left in the middle */
+    void **block_user;      /* where the engine's hook has its user datum */
+    void *(*new_block)(void *tcg_context);
+
     /* The watchdog, under `lock`. */
     pthread_t watchdog;
     pthread_mutex_t lock;
@@ -166,7 +175,9 @@ static int64_t host_now(void)
 
 static int64_t guest_now(const Core *core)
 {
-    return core->frozen >= 0 ? core->frozen : host_now() + core->offset;
+    if (core->frozen >= 0)
+        return core->frozen;
+    return core->offset + (core->counting ? (core->counted - core->ahead) << (core->counting - 1) : host_now());
 }
 
 static uint64_t read_time(void)
@@ -175,25 +186,43 @@ static uint64_t read_time(void)
 }
 
 /* The read operation of cycle and instret, where the engine has the host's counter, which runs on while the guest is stopped. */
-static int read_counter(void *env, int number, uint64_t *value)
+static int read_cycle(void *env, int number, uint64_t *value)
 {
     *value = current ? (uint64_t)guest_now(current) : 0;
     return 0;
 }
 
+static int read_instret(void *env, int number, uint64_t *value)
+{
+    if (current && current->counting)
+        *value = (uint64_t)(current->counted - current->ahead);
+    else
+        read_cycle(env, number, value);
+    return 0;
+}
+
 /* Kicks ------------------------------------------------------------------------------------------------------------- */
 
-/* Have hook_interrupt called at the next block boundary. */
+/* Have hook_interrupt called at the next block boundary.  In the machine thread, unless nothing is counted. */
 static void interrupt(Core *core)
 {
     __atomic_or_fetch(core->interrupt_request, 2, __ATOMIC_SEQ_CST);
     __atomic_store_n(core->icount_high, 0xffff, __ATOMIC_SEQ_CST);
 }
 
+/* The same from any thread; where blocks are counted, hook_block looks what there is. */
+static void nudge(Core *core)
+{
+    if (core->counting)
+        __atomic_or_fetch(core->interrupt_request, 2, __ATOMIC_SEQ_CST);
+    else
+        interrupt(core);
+}
+
 static void kick(Core *core)
 {
     __atomic_store_n(&core->attention, 1, __ATOMIC_SEQ_CST);
-    interrupt(core);
+    nudge(core);
 }
 
 static void set_timer(Core *core, int64_t when)
@@ -233,11 +262,22 @@ static void *watch(void *argument)
             if (attention)
                 kick(core);
             else if (pending)
-                interrupt(core);
+                nudge(core);
             set_timer(core, next_look(core, now, pending ? RETRY : TICK));
         }
         pthread_mutex_unlock(&core->lock);
     }
+}
+
+/* Between blocks: is the number of instructions reached that the handler wants to be called at?  It is told once, and when it
+ * wants to be called again, not before another instruction has run. */
+static void look_at_limit(Core *core)
+{
+    if (core->counted < core->limit || core->counted == core->called)
+        return;
+    core->called = core->counted;
+    core->limit = INT64_MAX; /* the machine thread sets the next one */
+    __atomic_store_n(&core->attention, 1, __ATOMIC_SEQ_CST);
 }
 
 /* Calls into Python -------------------------------------------------------------------------------------------------- */
@@ -291,6 +331,9 @@ static bool hook_interrupt(void *cs, int request)
 {
     Core *core = current;
     bool entered = false;
+    core->block = NULL;
+    if (core->counting)
+        look_at_limit(core); /* timers come before interrupts, whoever else has kicked */
     if (__atomic_exchange_n(&core->attention, 0, __ATOMIC_SEQ_CST)) {
         attend(core);
         entered = true;
@@ -312,6 +355,7 @@ static bool hook_interrupt(void *cs, int request)
 static void hook_exception(void *uc, uint32_t number, void *user)
 {
     Core *core = user;
+    core->block = NULL;
     if (number == ECALL && core->ecalls && *core->priv == 1 && handle_ecall(core))
         return;
     *core->pc -= 4;
@@ -534,6 +578,111 @@ static void *hook_lookup(void *cs, uint64_t pc, uint64_t cs_base, uint32_t flags
     return block;
 }
 
+/* Counted instructions ------------------------------------------------------------------------------------------------ */
+
+/* Where instructions are counted, the engine calls hook_block at the beginning of each block, before it looks whether it is to leave.
+ * The block's instructions are all counted there.  If it is left in the middle, those that have not run are taken off again when the engine
+ * looks for the instruction that it was at.  So the count is exact between blocks; in a device's callback `ahead` makes it so.
+ *
+ * Nobody but the machine thread may set icount_high then: a block that is left at once must not have been counted. */
+
+enum { BLOCK_SIZE = 0x14, BLOCK_COUNT = 0x16, BLOCK_CODE = 0x20, BLOCK_CODE_SIZE = 0x28 };
+
+static bool (*restore_state)(void *cs, uintptr_t host_pc, bool will_exit);
+static void *(*new_block)(void *tcg_context);
+
+/* tcg_tb_alloc: a block is going to be translated, and the block is what its call of hook_block is to be told. */
+static void *hook_new_block(void *tcg_context)
+{
+    void *block = new_block(tcg_context);
+    if (current && current->counting)
+        *current->block_user = block;
+    return block;
+}
+
+/* UC_HOOK_BLOCK */
+static void hook_block(void *uc, uint64_t address, uint32_t size, void *block)
+{
+    Core *core = current;
+    core->block = NULL;
+    if (*core->icount_high)
+        return; /* it is left at once */
+    look_at_limit(core);
+    if (__atomic_load_n(&core->attention, __ATOMIC_SEQ_CST) || core->leaving) {
+        interrupt(core);
+        return;
+    }
+    int64_t count = AT(uint16_t, block, BLOCK_COUNT), left = core->limit - core->counted;
+    if (count > 1 && count > left) {
+        *core->next_block = left > 1 ? (uint32_t)left : 1; /* a shorter one from here */
+        __atomic_store_n(core->icount_high, 0xffff, __ATOMIC_SEQ_CST);
+        return;
+    }
+    core->counted += count;
+    core->block = block;
+}
+
+/* How many instructions of the block come before the one at pc.  Behind its code the engine keeps for each the distance to the one before,
+ * of guest addresses and of host addresses, as signed LEB128. */
+static int64_t instructions_before(const Core *core, void *block, uint64_t pc)
+{
+    const uint8_t *p = AT(uint8_t *, block, BLOCK_CODE) + AT(uint64_t, block, BLOCK_CODE_SIZE);
+    uint64_t address = AT(uint64_t, block, BLOCK_PC);
+    int64_t count = AT(uint16_t, block, BLOCK_COUNT);
+    for (int64_t i = 0; i < count; i++) {
+        for (int host = 0; host < 2; host++) {
+            uint64_t value = 0;
+            unsigned shift = 0;
+            uint8_t byte;
+            do {
+                byte = *p++;
+                value |= (uint64_t)(byte & 0x7f) << shift;
+                shift += 7;
+            } while (byte & 0x80 && shift < 64);
+            if (byte & 0x40 && shift < 64)
+                value |= ~(uint64_t)0 << shift;
+            if (!host)
+                address += value;
+        }
+        if (address == pc)
+            return i;
+    }
+    return count;
+}
+
+/* The block is left with `done` instructions of those from pc on done. */
+static void leave_block(Core *core, int done)
+{
+    if (core->block)
+        core->counted -=
+            AT(uint16_t, core->block, BLOCK_COUNT) - instructions_before(core, core->block, *core->pc) - done;
+    core->block = NULL;
+}
+
+/* cpu_restore_state: pc is to be that of the instruction whose code is at `host_pc`. */
+static bool hook_restore(void *cs, uintptr_t host_pc, bool will_exit)
+{
+    Core *core = current;
+    bool found = restore_state(cs, host_pc, will_exit);
+    if (found && will_exit && core && core->cs == cs && core->counting)
+        leave_block(core, 0);
+    return found;
+}
+
+/* A device's callback is going to be called by the instruction whose code is at `host_pc`. */
+static void enter_device(Core *core, uintptr_t host_pc)
+{
+    core->in_device++;
+    if (core->counting && core->block && core->restore_state(core->cs, host_pc, false))
+        core->ahead = AT(uint16_t, core->block, BLOCK_COUNT) - instructions_before(core, core->block, *core->pc) - 1;
+}
+
+static void leave_device(Core *core)
+{
+    core->in_device--;
+    core->ahead = 0;
+}
+
 /* Accesses outside RAM ----------------------------------------------------------------------------------------------- */
 
 /* The instruction at pc, or 0 when its page is not to be had without a fault. */
@@ -620,6 +769,7 @@ static __attribute__((noreturn)) void raise_fault(Core *core, uint64_t physical,
         core->raise_exception(core->env, FETCH_FAULT, 0);
     }
     core->restore_state(core->cs, host_pc, true);
+    leave_block(core, 0);
     if (effective_address(core, instruction(core), &address, &store)) {
         exception = store ? STORE_FAULT : LOAD_FAULT;
         /* An access over a page boundary whose first part went well: the second page is at fault. */
@@ -644,6 +794,7 @@ static void leave_after_store(Core *core, uintptr_t host_pc, unsigned size)
     unsigned width = (word & 3) == 3 ? 1u << (word >> 12 & 3) : (word >> 13 & 3) == 2 ? 4 : 8;
     if (width != size)
         return;
+    leave_block(core, 1);
     *core->pc += (word & 3) == 3 ? 4 : 2;
     *core->exception_index = -1;
     core->loop_exit(core->cs);
@@ -689,7 +840,7 @@ static uint64_t load(Core *core, uint64_t address, unsigned size)
     PyGILState_STATE gil = PyGILState_Ensure();
     bool fault = false;
     uint64_t value = 0;
-    core->in_device++;
+    enter_device(core, host_pc);
     PyObject *result = PyObject_CallFunction(r->read, "KI", (unsigned long long)(address - r->base), size);
     if (result) {
         value = PyLong_AsUnsignedLongLongMask(result);
@@ -699,7 +850,7 @@ static uint64_t load(Core *core, uint64_t address, unsigned size)
     } else {
         fault = is_fault(core);
     }
-    core->in_device--;
+    leave_device(core);
     PyGILState_Release(gil);
     if (fault)
         raise_fault(core, address, host_pc, false);
@@ -715,14 +866,14 @@ static void store(Core *core, uint64_t address, unsigned size, uint64_t value)
         raise_fault(core, address, host_pc, true);
     PyGILState_STATE gil = PyGILState_Ensure();
     bool fault = false;
-    core->in_device++;
+    enter_device(core, host_pc);
     PyObject *result =
         PyObject_CallFunction(r->write, "KKI", (unsigned long long)(address - r->base), (unsigned long long)value, size);
     if (result)
         Py_DECREF(result);
     else
         fault = is_fault(core);
-    core->in_device--;
+    leave_device(core);
     PyGILState_Release(gil);
     if (fault)
         raise_fault(core, address, host_pc, true);
@@ -761,7 +912,7 @@ static const struct {
     ADDRESS(loop_exit), ADDRESS(update_mip), ADDRESS(code_at),
     ADDRESS(physical), ADDRESS(tlb_fill), ADDRESS(flush_page), ADDRESS(flush_modes), ADDRESS(get_csr_ops),
     ADDRESS(set_csr_ops), ADDRESS(invalidate), ADDRESS(reset_dirty_host),
-    ADDRESS(protect_code), ADDRESS(written_code), ADDRESS(set_dirty), ADDRESS(reset_dirty), ADDRESS(find_block),
+    ADDRESS(protect_code), ADDRESS(written_code), ADDRESS(set_dirty), ADDRESS(reset_dirty), ADDRESS(find_block), ADDRESS(new_block),
 };
 
 static int core_init(PyObject *self, PyObject *args, PyObject *kwargs)
@@ -819,6 +970,8 @@ static int core_init(PyObject *self, PyObject *args, PyObject *kwargs)
     set_dirty = core->set_dirty;
     reset_dirty = core->reset_dirty;
     find_block = core->find_block;
+    restore_state = core->restore_state;
+    new_block = core->new_block;
     CsrOps ops;
     core->get_csr_ops(SSTATUS, &ops);
     if (ops.write != hook_sstatus) {
@@ -826,10 +979,13 @@ static int core_init(PyObject *self, PyObject *args, PyObject *kwargs)
         ops.write = hook_sstatus;
         core->set_csr_ops(SSTATUS, &ops);
     }
-    for (size_t i = 0; i < sizeof counters / sizeof *counters; i++) {
-        core->get_csr_ops(counters[i], &ops);
-        ops.read = read_counter;
-        core->set_csr_ops(counters[i], &ops);
+    for (int i = 0; i < 2; i++) {
+        core->get_csr_ops(cycles[i], &ops);
+        ops.read = read_cycle;
+        core->set_csr_ops(cycles[i], &ops);
+        core->get_csr_ops(instructions[i], &ops);
+        ops.read = read_instret;
+        core->set_csr_ops(instructions[i], &ops);
     }
     core->handler = Py_NewRef(handler);
     core->fault = Py_NewRef(fault);
@@ -916,6 +1072,7 @@ static PyObject *core_run(PyObject *self, PyObject *unused)
     set_timer(core, next_look(core, host_now(), TICK));
     pthread_mutex_unlock(&core->lock);
     error = core->emu_start(core->uc, *core->pc, 0, 0, 0);
+    leave_block(core, 0); /* WFI leaves its block with pc behind it */
     pthread_mutex_lock(&core->lock);
     core->in_guest = 0;
     pthread_mutex_unlock(&core->lock);
@@ -995,6 +1152,48 @@ static PyObject *core_set_deadline(PyObject *self, PyObject *argument)
     if (core->in_guest)
         set_timer(core, next_look(core, host_now(), TICK));
     pthread_mutex_unlock(&core->lock);
+    Py_RETURN_NONE;
+}
+
+/* count(shift, user): count instructions from now on. */
+static PyObject *core_count(PyObject *self, PyObject *args)
+{
+    Core *core = (Core *)self;
+    int shift;
+    unsigned long long user;
+    if (!PyArg_ParseTuple(args, "iK", &shift, &user))
+        return NULL;
+    if (shift < 0 || shift > 32 || !user) {
+        PyErr_SetString(PyExc_ValueError, "count: shift must be 0 to 32");
+        return NULL;
+    }
+    core->block_user = (void **)(uintptr_t)user;
+    core->counting = shift + 1;
+    core->limit = INT64_MAX;
+    core->called = -1;
+    Py_RETURN_NONE;
+}
+
+static PyObject *core_counted(PyObject *self, PyObject *unused)
+{
+    return PyLong_FromLongLong(((Core *)self)->counted - ((Core *)self)->ahead);
+}
+
+static PyObject *core_set_counted(PyObject *self, PyObject *argument)
+{
+    long long count = PyLong_AsLongLong(argument);
+    if (count == -1 && PyErr_Occurred())
+        return NULL;
+    ((Core *)self)->counted = count;
+    Py_RETURN_NONE;
+}
+
+static PyObject *core_set_limit(PyObject *self, PyObject *argument)
+{
+    long long limit = PyLong_AsLongLong(argument);
+    if (limit == -1 && PyErr_Occurred())
+        return NULL;
+    ((Core *)self)->limit = limit < 0 ? INT64_MAX : limit;
     Py_RETURN_NONE;
 }
 
@@ -1120,7 +1319,8 @@ static PyObject *core_hooks(PyObject *self, PyObject *unused)
     } hooks[] = {
         {"fill", hook_fill},         {"interrupt", hook_interrupt}, {"exception", hook_exception}, {"breakpoint", hook_breakpoint},
         {"rom", hook_rom},           {"time", read_time},           {"protect", hook_protect},     {"written", hook_written},
-        {"set dirty", hook_set_dirty}, {"reset dirty", hook_reset_dirty}, {"lookup", hook_lookup}, {"user", self},
+        {"set dirty", hook_set_dirty}, {"reset dirty", hook_reset_dirty}, {"lookup", hook_lookup}, {"block", hook_block},
+        {"new block", hook_new_block}, {"restore", hook_restore},   {"user", self},
     };
     PyObject *found = PyDict_New();
     for (size_t i = 0; found && i < sizeof hooks / sizeof *hooks; i++) {
@@ -1141,6 +1341,10 @@ static PyMethodDef core_methods[] = {
     {"translate", core_translate, METH_O, "translate(address): the physical address, or None."},
     {"set_clock", core_set_clock, METH_VARARGS, "set_clock(offset, frozen): guest ns = host ns + offset, or frozen if >= 0."},
     {"set_deadline", core_set_deadline, METH_O, "set_deadline(ns): kick at that host time; negative for never."},
+    {"count", core_count, METH_VARARGS, "count(shift, user): count instructions; `user` is where the hook \"block\" has its datum."},
+    {"counted", core_counted, METH_NOARGS, "counted() -> int: how many instructions there were."},
+    {"set_counted", core_set_counted, METH_O, "set_counted(count): as if there had been that many instructions."},
+    {"set_limit", core_set_limit, METH_O, "set_limit(count): kick before that instruction; negative for none."},
     {"set_ecalls", core_set_ecalls, METH_O, "set_ecalls(on): whether S-mode ecalls go to handler.ecall()."},
     {"set_registers", core_set_registers, METH_O, "set_registers(list of (base, end, read, write))."},
     {"set_memory", core_set_memory, METH_O, "set_memory(list of (base, end, ram_address, host))."},

@@ -86,6 +86,12 @@ _CODE = {
     "tb_flush_riscv64": (0, 310, 0x16284094),
 }
 
+_COUNTING = {
+    "cpu_restore_state_riscv64": (-8432, 318, 0x051010DF),
+    "tcg_tb_alloc_riscv64": (0, 311, 0x26821E77),
+}
+"""The same for what `counting.py` takes the place of, and whose offsets it uses."""
+
 
 class Fields:
     """Addresses of one engine's fields, all checked."""
@@ -251,9 +257,18 @@ def is_known(lib: Library) -> bool:
 
     It always is in the wheel; a library that somebody else has compiled is as right, and a little slower.
     """
+    return _has(lib, _CODE)
+
+
+def is_countable(lib: Library) -> bool:
+    """Whether that is so of the code that knows how many instructions a block has."""
+    return _has(lib, _COUNTING)
+
+
+def _has(lib: Library, code: dict[str, tuple[int, int, int]]) -> bool:
     return all(
         zlib.crc32(ctypes.string_at(lib.address(name) + start, size)) == checksum
-        for name, (start, size, checksum) in _CODE.items()
+        for name, (start, size, checksum) in code.items()
     )
 
 

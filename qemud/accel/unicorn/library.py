@@ -22,6 +22,7 @@ VERSION = (2, 1, 4)
 ARCH_RISCV = 8
 MODE_RISCV64 = 8
 HOOK_INTR = 1 << 0
+HOOK_BLOCK = 1 << 3
 HOOK_MEM_WRITE_PROT = 1 << 8
 HOOK_INSN_INVALID = 1 << 14
 PROT_READ = 1
@@ -78,6 +79,7 @@ PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "tlb_vaddr_to_host_riscv64": (pointer, (pointer, u64, integer, integer)),
     "cpu_restore_state_riscv64": (ctypes.c_bool, (pointer, ctypes.c_size_t, ctypes.c_bool)),
     "cpu_loop_exit_riscv64": (None, (pointer,)),
+    "tcg_tb_alloc_riscv64": (pointer, (pointer,)),
     "find_memory_mapping_riscv64": (pointer, (pointer, u64)),
     "memory_region_from_host_riscv64": (pointer, (pointer, pointer, pointer)),
     "memory_region_get_ram_addr_riscv64": (u64, (pointer,)),

@@ -30,15 +30,18 @@ REPLACED = {
 FASTER = {"reset dirty": "tlb_reset_dirty_by_vaddr_riscv64", "lookup": "tb_htable_lookup_riscv64"}
 """Those whose hooks need more than names: they are replaced where `layout.is_known`."""
 
+COUNTING = {"new block": "tcg_tb_alloc_riscv64", "restore": "cpu_restore_state_riscv64"}
+"""Those that are replaced where instructions are counted."""
+
 _LINKMAP = 2
 _DT_NULL, _DT_PLTRELSZ, _DT_STRTAB, _DT_SYMTAB, _DT_STRSZ, _DT_JMPREL = 0, 2, 5, 6, 10, 23
 _NEEDED = {_DT_PLTRELSZ, _DT_STRTAB, _DT_SYMTAB, _DT_STRSZ, _DT_JMPREL}
 _SYMBOL_SIZE = 24
 
 
-def replace(lib: Library, hooks: Mapping[str, int]) -> None:
+def replace(lib: Library, hooks: Mapping[str, int], *, counting: bool = False) -> None:
     """Have the library call those of `hooks` that replace something. Raises GenericError where there is no slot for one."""
-    replaced = REPLACED | FASTER if layout.is_known(lib) else REPLACED
+    replaced = COUNTING if counting else REPLACED | FASTER if layout.is_known(lib) else REPLACED
     wanted = {function: hooks[hook] for hook, function in replaced.items() if hook in hooks}
     slots = _slots(lib)
     for function, address in wanted.items():
@@ -71,7 +74,7 @@ def _slots(lib: Library) -> dict[str, int]:
     strings = ctypes.string_at(tags[_DT_STRTAB], tags[_DT_STRSZ])
     # Symbols name themselves by offsets into the strings; one string may be the end of another.
     names = {}
-    for name in (*REPLACED.values(), *FASTER.values()):
+    for name in (*REPLACED.values(), *FASTER.values(), *COUNTING.values()):
         wanted = name.encode() + b"\0"
         at = strings.find(wanted)
         while at >= 0:

@@ -39,6 +39,7 @@ FUNCTIONS = {
     "set_dirty": "tlb_set_dirty_riscv64",
     "reset_dirty": "tlb_reset_dirty_by_vaddr_riscv64",
     "find_block": "tb_htable_lookup_riscv64",
+    "new_block": "tcg_tb_alloc_riscv64",
 }
 
 log = Logger("accel")
@@ -79,10 +80,22 @@ class Core(Protocol):
         """The physical address of a virtual one in the current mode; None where nothing is mapped."""
 
     def set_clock(self, offset: int, frozen: int) -> None:
-        """Guest time is host time + `offset`, or `frozen` when that is not negative (ns)."""
+        """Guest time is host time, or that of counted instructions, + `offset`, or `frozen` when that is not negative (ns)."""
 
     def set_deadline(self, when: int) -> None:
         """Kick at host monotonic time `when` (ns); negative for never."""
+
+    def count(self, shift: int, user: int) -> None:
+        """Count instructions from now on, each of `1 << shift` ns; `user` is where the hook "block" has its datum."""
+
+    def counted(self) -> int:
+        """How many instructions there were."""
+
+    def set_counted(self, count: int) -> None:
+        """As if there had been that many."""
+
+    def set_limit(self, count: int) -> None:
+        """Call `Handler.attention` before that instruction; negative for none."""
 
     def set_ecalls(self, on: bool) -> None:
         """Whether ecalls of S-mode go to `Handler.ecall`."""

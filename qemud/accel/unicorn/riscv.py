@@ -20,7 +20,7 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING
 
-from qemud.accel.unicorn import layout, library, linkage
+from qemud.accel.unicorn import layout, library, linkage, saved
 from qemud.accel.unicorn.native import create_core
 from qemud.accel.unicorn.outside import outside_ram
 from qemud.machine.memory import MemoryFault, SectionKind
@@ -39,8 +39,7 @@ NS_PER_TICK = 100
 """timebase-frequency is 10 MHz, as on QEMU's virt board."""
 
 MIP_SEIP = 1 << 9
-PRIVILEGES = frozenset({0, 1, 3})
-SATP_MODES = frozenset({0, 8, 9, 10})  # Bare, Sv39, Sv48, Sv57: for any other the engine ends the process
+INSTRET = frozenset({0xB02, 0xC02})
 FS_DIRTY = 3 << 13
 
 # Saved registers whose fields hold any value.
@@ -57,7 +56,9 @@ def _ignore(*_: object) -> None:
 class RiscvVcpu:
     """One hart; see the module and `qemud.machine.vcpu.Vcpu`."""
 
-    def __init__(self, space: AddressSpace, index: int = 0, code_size: int = 0) -> None:
+    def __init__(
+        self, space: AddressSpace, index: int = 0, code_size: int = 0, shift: int | None = None
+    ) -> None:
         self.index = index
         self.failure = ""
         self.on_attention: Callable[[], None] = _ignore
@@ -68,6 +69,8 @@ class RiscvVcpu:
         self._space = space
         self._clock = (0, 0)
         self._deadline = -1
+        self._shift = shift
+        self._limit = -1
         self._spans: list[tuple[int, int, int, int]] = []
         """RAM and ROM in the engine: physical base and end, and what the engine counts from (its "ram address")."""
         self._mapped = False
@@ -108,6 +111,11 @@ class RiscvVcpu:
         self._core.set_deadline(self._deadline)
         self._core.set_ecalls(self._on_ecall is not None)
         self._hook()
+        if self._shift is not None:
+            from qemud.accel.unicorn.counting import count_instructions
+
+            count_instructions(self._lib, uc, self._core, self._shift)
+            self._core.set_limit(self._limit)
         self._clear()
 
     def _register(self, name: str) -> ctypes.c_uint64:
@@ -184,6 +192,7 @@ class RiscvVcpu:
         if self._mapped:
             state, core, uc = self.save(), self._core, self._uc
             self._open()
+            self._core.set_counted(core.counted())
             self._restore(state)
             self._release(core, uc)
             # Whoever kicked meanwhile may have kicked the old one.
@@ -313,6 +322,20 @@ class RiscvVcpu:
         self._deadline = -1 if when is None else when
         self._core.set_deadline(self._deadline)
 
+    @property
+    def instructions(self) -> int:
+        """How many have run, if they are counted."""
+        return self._core.counted()
+
+    @instructions.setter
+    def instructions(self, count: int) -> None:
+        self._core.set_counted(count)
+
+    def set_limit(self, count: int | None) -> None:
+        """Call `on_attention` before that instruction."""
+        self._limit = -1 if count is None else count
+        self._core.set_limit(self._limit)
+
     # Addresses.
 
     def flush_tlb(self) -> None:
@@ -350,6 +373,8 @@ class RiscvVcpu:
 
     def csr(self, number: int) -> int:
         """A control and status register, in any mode."""
+        if number in INSTRET and self._shift is not None:
+            return self.instructions
         value = ctypes.c_uint64()
         self._csr(number, value, 0, 0)
         return value.value
@@ -374,7 +399,7 @@ class RiscvVcpu:
 
     def reset(self, *, pc: int, a0: int = 0, a1: int = 0, a2: int = 0, mode: int = 3) -> None:
         """The state after power-on, running from `pc`."""
-        if mode not in PRIVILEGES:
+        if mode not in saved.PRIVILEGES:
             raise GenericError(f"privilege mode {mode} does not exist, expected 0, 1 or 3")
         self._clear()
         self._priv.value = mode
@@ -429,11 +454,11 @@ class RiscvVcpu:
 
     def check(self, state: RiscvCpuState) -> None:
         """Raise GenericError for a state that no hart of this kind can be in."""
-        _check(state)
+        saved.check(state)
 
     def load(self, state: RiscvCpuState) -> None:
         """Take over a saved state, after checks of everything that the engine does not check itself."""
-        _check(state)
+        saved.check(state)
         self._restore(state)
 
     def _restore(self, state: RiscvCpuState) -> None:
@@ -458,26 +483,3 @@ class RiscvVcpu:
         lib.riscv_cpu_update_mip_riscv64(fields.cs, 0xFFFF_FFFF, state.mip)
         self._halted.value = state.halted
         lib.tlb_flush_riscv64(fields.cs)
-
-
-def _check(state: RiscvCpuState) -> None:
-    """Raise GenericError for a state that no hart of this kind can be in."""
-    for name, values, count in (
-        ("x", state.x, 32),
-        ("f", state.f, 32),
-        ("pmpcfg", state.pmpcfg, layout.PMP_ENTRIES),
-        ("pmpaddr", state.pmpaddr, layout.PMP_ENTRIES),
-    ):
-        if len(values) != count:
-            raise GenericError(f"saved CPU state: '{name}' has {len(values)} registers, expected {count}")
-    checks: list[tuple[str, int, bool]] = [
-        ("x0", state.x[0], state.x[0] == 0),
-        ("priv", state.priv, state.priv in PRIVILEGES),
-        ("satp", state.satp, state.satp >> 60 in SATP_MODES),
-        ("fflags", state.fflags, state.fflags < 32),
-        ("frm", state.frm, state.frm < 8),
-        ("mip", state.mip, state.mip < 1 << 16),
-    ]
-    for name, value, good in checks:
-        if not good:
-            raise GenericError(f"saved CPU state: '{name}' is {value:#x}, which no processor has")

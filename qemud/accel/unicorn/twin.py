@@ -12,7 +12,23 @@ import time
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
+from qemud.accel.unicorn.counting import CountingCore
 from qemud.accel.unicorn.library import load
+from qemud.accel.unicorn.prototypes import (
+    BlockHook,
+    BreakpointHook,
+    CounterHook,
+    ExceptionHook,
+    InterruptHook,
+    LoadHook,
+    NewBlockHook,
+    ProtectHook,
+    RestoreHook,
+    RomHook,
+    StoreHook,
+    TimeHook,
+    WrittenHook,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,30 +46,7 @@ NO_ACCESS = 1
 TICK = 0.002
 RETRY = 0.0002
 
-InterruptHook = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int)
-ExceptionHook = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
-ProtectHook = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64)
-WrittenHook = ctypes.CFUNCTYPE(
-    None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int, ctypes.c_size_t
-)
-BreakpointHook = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_void_p)
-RomHook = ctypes.CFUNCTYPE(
-    ctypes.c_bool,
-    ctypes.c_void_p,
-    ctypes.c_int,
-    ctypes.c_uint64,
-    ctypes.c_int,
-    ctypes.c_int64,
-    ctypes.c_void_p,
-)
-LoadHook = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_void_p)
-StoreHook = ctypes.CFUNCTYPE(
-    None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_uint64, ctypes.c_void_p
-)
-TimeHook = ctypes.CFUNCTYPE(ctypes.c_uint64)
-CounterHook = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(ctypes.c_uint64))
-
-COUNTERS = (0xB00, 0xB02, 0xC00, 0xC02)  # mcycle, minstret, cycle, instret
+CYCLES, INSTRUCTIONS = (0xB00, 0xC00), (0xB02, 0xC02)  # mcycle, cycle; minstret, instret
 
 
 class Running(threading.local):
@@ -65,10 +58,37 @@ class Running(threading.local):
 running = Running()
 
 
-def _read_counter(_env: int, _number: int, value: Any) -> int:
+def _read_cycle(_env: int, _number: int, value: Any) -> int:
     """Cycle and instret count nanoseconds of the guest's time."""
     value[0] = running.core.now() if running.core else 0
     return 0
+
+
+def _read_instret(env: int, number: int, value: Any) -> int:
+    """Unless instructions are counted."""
+    if running.core and running.core.counter.on:
+        value[0] = running.core.counter.total
+        return 0
+    return _read_cycle(env, number, value)
+
+
+def _new_block(context: int) -> int | None:
+    block: int | None = load().quick.tcg_tb_alloc_riscv64(context)
+    if running.core and block:
+        running.core.counter.translated(block)
+    return block
+
+
+def _restore(cs: int, host_pc: int, will_exit: bool) -> bool:
+    found: bool = load().quick.cpu_restore_state_riscv64(cs, host_pc, will_exit)
+    if found and will_exit and running.core:
+        running.core.counter.leave()
+    return found
+
+
+def _block(_uc: int, _address: int, _size: int, block: int) -> None:
+    if running.core:
+        running.core.begin_block(block)
 
 
 def _protect(uc: int, ram_address: int) -> None:
@@ -85,11 +105,12 @@ def _written(uc: int, pages: int | None, ram_address: int, size: int, host_pc: i
 
 
 # For all engines of the process, and as long as it lives.
-READ_COUNTER = CounterHook(_read_counter)
+READ_CYCLE, READ_INSTRET = CounterHook(_read_cycle), CounterHook(_read_instret)
+NEW_BLOCK, RESTORE, BLOCK = NewBlockHook(_new_block), RestoreHook(_restore), BlockHook(_block)
 PROTECT, WRITTEN = ProtectHook(_protect), WrittenHook(_written)
 
 
-class Core:
+class Core(CountingCore):
     """The glue of one engine; see `qemud.accel.unicorn.native.Core`."""
 
     def __init__(
@@ -118,6 +139,7 @@ class Core:
         self._badaddr = ctypes.c_uint64.from_address(addresses["badaddr"])
         self._priv = ctypes.c_uint64.from_address(addresses["priv"])
         self._mip = ctypes.c_uint64.from_address(addresses["mip"])
+        super().__init__(self._pc)
         self._offset = 0
         self._frozen = 0
         self._attention = False
@@ -138,12 +160,15 @@ class Core:
             "time": TimeHook(self._time),
             "protect": PROTECT,
             "written": WRITTEN,
+            "block": BLOCK,
+            "new block": NEW_BLOCK,
+            "restore": RESTORE,
         }
-        for number in COUNTERS:
+        for number in (*CYCLES, *INSTRUCTIONS):
             # Of the four operations of a register, the second reads it.
             operations = (ctypes.c_void_p * 4)()
             lib.quick.riscv_get_csr_ops_riscv64(number, operations)
-            operations[1] = _address(READ_COUNTER)
+            operations[1] = _address(READ_CYCLE if number in CYCLES else READ_INSTRET)
             lib.quick.riscv_set_csr_ops_riscv64(number, operations)
         self._gaps: list[tuple[Any, Any]] = []
         self._mem_io_pc.value = NO_ACCESS
@@ -167,6 +192,7 @@ class Core:
         try:
             while True:
                 error = int(self._lib.slow.uc_emu_start(self._uc, self._pc.value, 0, 0, 0))
+                self.counter.leave()  # WFI leaves its block with pc behind it
                 if not self._deliver_fault() or self._leaving:
                     return error
         finally:
@@ -176,14 +202,21 @@ class Core:
     def kick(self) -> None:
         """Call the handler at the next block boundary."""
         self._attention = True
-        self._interrupt_soon()
+        self._nudge()
 
     def _interrupt_soon(self) -> None:
-        """Have `_interrupt` called at the next block boundary."""
+        """Have `_interrupt` called at the next block boundary. In the machine thread, unless nothing is counted."""
         if self._closing:
             return
         self._interrupt_request.value |= 2
         self._icount_high.value = 0xFFFF
+
+    def _nudge(self) -> None:
+        """The same from any thread; where blocks are counted, `begin_block` looks what there is."""
+        if not self.counter.on:
+            self._interrupt_soon()
+        elif not self._closing:
+            self._interrupt_request.value |= 2
 
     def leave(self) -> None:
         """Let `run` return at the next block boundary."""
@@ -284,6 +317,20 @@ class Core:
 
     # What the engine calls.
 
+    def begin_block(self, block: int) -> None:
+        """A block of code begins: see `hook_block` of `_fast.c`."""
+        counter = self.counter
+        counter.between()
+        if self._icount_high.value:
+            return
+        if counter.due():
+            self._attention = True
+        if self._attention or self._leaving:
+            self._interrupt_soon()
+        elif left := counter.enter(block):
+            self._next_block.value = left
+            self._icount_high.value = 0xFFFF
+
     def _interrupt(self, cs: int, request: int) -> bool:
         try:
             return self._interrupt_check(cs, request)
@@ -292,6 +339,9 @@ class Core:
             return True
 
     def _interrupt_check(self, cs: int, request: int) -> bool:
+        self.counter.between()
+        if self.counter.due():
+            self._attention = True
         entered = self._attention
         if entered:
             self._attention = False
@@ -319,6 +369,7 @@ class Core:
         return True
 
     def _exception(self, _uc: int, number: int, _user: int) -> None:
+        self.counter.between()
         try:
             if number == ECALL and self._ecalls and self._priv.value == 1 and self._handler.ecall():
                 return
@@ -340,7 +391,10 @@ class Core:
 
     def now(self) -> int:
         """The guest's time, ns."""
-        return self._frozen if self._frozen >= 0 else time.monotonic_ns() + self._offset
+        if self._frozen >= 0:
+            return self._frozen
+        counter = self.counter
+        return self._offset + (counter.total << counter.shift if counter.on else time.monotonic_ns())
 
     def _time(self) -> int:
         return self.now() // self._ns_per_tick
@@ -363,16 +417,29 @@ class Core:
             block = self._pc.value
             if host_pc:
                 self._lib.quick.cpu_restore_state_riscv64(self._cs, host_pc, False)
+                self.counter.leave()
             self._pending_fault = (number, self._pc.value, address)
             self._pc.value = block
         self._interrupt_soon()
+
+    def _enter_device(self, host_pc: int) -> None:
+        self._in_device += 1
+        if self.counter.on and host_pc:
+            pc = self._pc.value
+            self._lib.quick.cpu_restore_state_riscv64(self._cs, host_pc, False)
+            self.counter.enter_device()
+            self._pc.value = pc
+
+    def _leave_device(self) -> None:
+        self._in_device -= 1
+        self.counter.leave_device()
 
     def _load(self, address: int, size: int) -> int:
         host_pc = self._mem_io_pc.value
         self._mem_io_pc.value = NO_ACCESS
         if host_pc == NO_ACCESS:
             return 0
-        self._in_device += 1
+        self._enter_device(host_pc)
         try:
             found = self._find(address, size) if host_pc else None
             if found is not None:
@@ -383,13 +450,13 @@ class Core:
         except Exception as error:  # noqa: BLE001 - nothing may pass through the engine
             self._handler.failed(error)
         finally:
-            self._in_device -= 1
+            self._leave_device()
         return 0
 
     def _store(self, address: int, size: int, value: int) -> None:
         host_pc = self._mem_io_pc.value
         self._mem_io_pc.value = NO_ACCESS
-        self._in_device += 1
+        self._enter_device(host_pc)
         try:
             found = self._find(address, size)
             if found is not None:
@@ -401,7 +468,7 @@ class Core:
         except Exception as error:  # noqa: BLE001 - nothing may pass through the engine
             self._handler.failed(error)
         finally:
-            self._in_device -= 1
+            self._leave_device()
 
     # The watchdog: kicks when a timer is due, and again when a kick was lost.
 
@@ -417,7 +484,7 @@ class Core:
                     self._attention = True
                 pending = self._attention or self._leaving
                 if pending:
-                    self._interrupt_soon()
+                    self._nudge()
                 left = RETRY if pending else TICK
                 if self._deadline >= 0:
                     left = min(left, max(self._deadline - now, 0) / 1e9)
