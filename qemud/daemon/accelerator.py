@@ -53,6 +53,8 @@ def choose_accelerator(line: CommandLine, from_machine: str | None) -> TcgAccelO
             refused.append(f"{place}invalid accelerator {name}")
             continue
         with at("accel", place.removeprefix("-accel ").removesuffix(": ")):
+            if values.get("thread") == "multi" and line.icount is not None and line.icount.shift is not None:
+                raise GenericError("No MTTCG when icount is enabled")
             options = _tcg(values)
         for text in refused:
             report(text)

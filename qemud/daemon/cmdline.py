@@ -453,7 +453,7 @@ def occurrences(words: list[str]) -> Iterator[Occurrence]:
 _TELLS = frozenset(
     ("action", "add-fd", "boot", "global", "msg", "overcommit", "rtc", "smp", "audiodev", "display")
 )
-_TELLS_LATER = frozenset(("mon", "name"))
+_TELLS_LATER = frozenset(("icount", "mon", "name"))
 
 
 def _asks_for_help(name: str, text: str) -> bool:

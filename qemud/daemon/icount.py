@@ -1,7 +1,7 @@
 """`-icount`: what it asks for, and the machine's time by it.
 
     options = read("3,sleep=off", warn)                 # an `IcountOptions`
-    vcpu = create_vcpu(space, shift=options.shift)
+    vcpu = create_vcpu(space, shift=shift_of(options))
     start(vm, options)                                  # machine thread, once the processor is attached
 
 Source of the texts and of what is merged: QEMU 10.0, accel/tcg/icount-common.c and system/vl.c.  `align` and `rr` are not here: this engine does
@@ -30,10 +30,16 @@ def read(text: str, warn: Callable[[str], None]) -> IcountOptions:
     from qemud._generated.types.icount import IcountOptions
 
     values = qemuopts.parse(text, implied="shift", warn=warn)
-    return IcountOptions(**qemuopts.convert(values, {"shift": _shift, "sleep": qemuopts.boolean}))
+    options = IcountOptions(**qemuopts.convert(values, {"shift": qemuopts.text, "sleep": qemuopts.boolean}))
+    shift_of(options)
+    return options
 
 
-def _shift(_name: str, text: str) -> int:
+def shift_of(options: IcountOptions | None) -> int | None:
+    """The power of two of nanoseconds that an instruction takes, or None where none are counted. Raises GenericError."""
+    if options is None or options.shift is None:
+        return None
+    text = options.shift
     if text == "auto":
         raise GenericError(f"icount: shift=auto is not supported, expected 0 to {MAX_SHIFT}")
     try:
@@ -47,11 +53,12 @@ def _shift(_name: str, text: str) -> int:
 
 def start(vm: VirtualMachine, options: IcountOptions) -> None:
     """Let the processor's instructions be the machine's time, if they are counted.  Machine thread."""
-    if options.shift is None:
+    shift = shift_of(options)
+    if shift is None:
         return
     from qemud.machine.icount import InstructionTime
 
     vm.instruction_time = InstructionTime(
-        vm.clock, vm.vcpus[0], options.shift, sleep=options.sleep is not False
+        vm.clock, vm.vcpus[0], shift, sleep=options.sleep is not False
     )
     vm.executor.count_instructions(vm.instruction_time)

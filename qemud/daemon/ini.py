@@ -44,6 +44,7 @@ GROUPS = {
     "drive": ("drive", ""),
     "fw_cfg": ("fw_cfg", "name"),
     "global": ("global", ""),
+    "icount": ("icount", "shift"),
     "machine": ("machine", "type"),
     "memory": ("m", "size"),
     "mon": ("mon", "chardev"),

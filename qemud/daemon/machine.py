@@ -234,7 +234,11 @@ async def _make_processors(
     vm = services.vm
     from qemud.accel import create_vcpu
 
-    shift = None if icount is None else icount.shift
+    shift = None
+    if icount is not None:
+        from qemud.daemon.icount import shift_of, start
+
+        shift = shift_of(icount)
     for index in range(count):
         vcpu = await vm.mailboxes.call(
             lambda index=index: create_vcpu(vm.memory, index=index, code_size=code_size, shift=shift)
@@ -242,8 +246,6 @@ async def _make_processors(
         vm.vcpus.append(vcpu)
         await vm.mailboxes.call(vm.executor.attach, vcpu)
     if icount is not None:
-        from qemud.daemon.icount import start
-
         await vm.mailboxes.call(start, vm, icount)
 
 

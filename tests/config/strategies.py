@@ -74,6 +74,7 @@ ARGUMENTS: dict[str, st.SearchStrategy[str]] = {
     "uuid": st.uuids().map(str),
     "action": _pairs(reboot=st.sampled_from(["reset", "shutdown"]), panic=st.sampled_from(["none", "pause"])),
     "watchdog-action": st.sampled_from(["pause", "none"]),
+    "icount": _pairs(shift=st.sampled_from(["0", "3", "10"]), sleep=ON_OFF),
     "rtc": _pairs(base=st.just("utc"), clock=st.just("host")),
     "msg": _pairs(timestamp=ON_OFF),
     "global": st.one_of(

@@ -7,18 +7,19 @@ from typing import Any
 import pytest
 
 from qemud._generated.types.icount import IcountOptions
-from qemud.daemon.cmdline import UsageError, parse
+from qemud.daemon.accelerator import choose_accelerator
+from qemud.daemon.cmdline import HelpWanted, UsageError, parse
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
         ((), None),
-        (("3",), IcountOptions(shift=3)),
-        (("shift=0x0a,sleep=off",), IcountOptions(shift=10, sleep=False)),
+        (("3",), IcountOptions(shift="3")),
+        (("shift=0x0a,sleep=off",), IcountOptions(shift="0x0a", sleep=False)),
         (("sleep=off",), IcountOptions(sleep=False)),
-        (("sleep=off", "shift=7"), IcountOptions(shift=7, sleep=False)),
-        (("1", "shift=2,sleep=on"), IcountOptions(shift=2, sleep=True)),
+        (("sleep=off", "shift=7"), IcountOptions(shift="7", sleep=False)),
+        (("1", "shift=2,sleep=on"), IcountOptions(shift="2", sleep=True)),
     ],
 )
 def test_what_it_takes(words: tuple[str, ...], expected: Any) -> None:
@@ -36,6 +37,7 @@ def test_what_it_takes(words: tuple[str, ...], expected: Any) -> None:
         ("shift=18446744073709551619", "icount: Invalid shift value"),
         ("auto", "icount: shift=auto is not supported, expected 0 to 10"),
         ("3,sleep=maybe", "Parameter 'sleep' expects 'on' or 'off'"),
+        ("help", "icount: Invalid shift value"),
         ("3,align=on", "Invalid parameter 'align'"),
         ("3,rr=record,rrfile=x", "Invalid parameter 'rr'"),
     ],
@@ -44,3 +46,17 @@ def test_what_it_does_not(text: str, complaint: str) -> None:
     with pytest.raises(UsageError) as error:
         parse(["-icount", text])
     assert str(error.value) == f"-icount {text}: {complaint}"
+
+
+def test_help() -> None:
+    """As in QEMU, not in the place of the shift."""
+    with pytest.raises(HelpWanted):
+        parse(["-icount", "3,help"])
+
+
+def test_one_thread_runs_what_is_counted() -> None:
+    line = parse(["-icount", "3", "-accel", "tcg,thread=multi"])
+    with pytest.raises(UsageError, match="^-accel tcg,thread=multi: No MTTCG when icount is enabled$"):
+        choose_accelerator(line, None)
+    assert choose_accelerator(parse(["-icount", "3", "-accel", "tcg,thread=single"]), None)
+    assert choose_accelerator(parse(["-icount", "sleep=off", "-accel", "tcg,thread=multi"]), None)

@@ -61,6 +61,7 @@ KEYVAL: dict[str, tuple[str, str | None, Callable[[str], Any]]] = {
     "action": ("ActionOptions", None, _option("action")),
     "boot": ("BootConfiguration", "order", _option("boot")),
     "rtc": ("RtcOptions", "base", _option("rtc")),
+    "icount": ("IcountOptions", "shift", _option("icount")),
     "audiodev": ("Audiodev", "driver", _option("audiodev")),
     "overcommit": ("OvercommitOptions", None, _option("overcommit")),
     "display": ("DisplayOptions", "type", _option("display")),

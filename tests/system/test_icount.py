@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qemud.demo.debian import PROMPT
+from qemud.hw.boot import fdt
 from qemud.qapi.runtime.errors import GenericError
 from tests.accel import asm
 from tests.accel.asm import A2, A3, A4, A5, S1, S2, S3, S4, T0, T1, T2, T3, T4, T6
 from tests.programs import QEMU, QmpError
 from tests.system.embed import embedded
+from tests.system.linux import kernel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +38,7 @@ TICK_NS = 100
 
 def guest(*body: Any, interval: int, interrupts: int) -> bytes:
     """`body` for ever, until there were that many interrupts of the timer, `interval` ticks after one another."""
-    return asm.program(
+    code: bytes = asm.program(
         asm.la(T1, "trap"), asm.csrw(asm.MTVEC, T1), asm.li(S1, NOTES), asm.li(S2, MTIMECMP), asm.li(S4, MTIME),
         asm.li(S3, interrupts), asm.li(A2, 0), asm.li(A3, 0x8020_0000), asm.li(A4, 0x12345),
         asm.li(T0, interval), asm.store(8, T0, S2),
@@ -53,6 +56,7 @@ def guest(*body: Any, interval: int, interrupts: int) -> bytes:
         asm.addi(S3, S3, -1), asm.MRET,
         asm.label("exception"), asm.csrr(T3, asm.MEPC), asm.addi(T3, T3, 4), asm.csrw(asm.MEPC, T3), asm.MRET,
     )  # fmt: skip
+    return code
 
 
 # Computes, with compressed instructions among them; sometimes traps, and reads a device in the middle of a block.
@@ -165,6 +169,27 @@ def test_counts_are_those_of_qemu(daemon: Starter, reference: Starter, tmp_path:
     ours = run(daemon, tmp_path, code, f"shift={shift},sleep=off")
     assert len(ours) > 400
     assert ours == run(reference, tmp_path, code, f"shift={shift},sleep=off")
+
+
+def test_linux_boots_the_same_way(daemon: Starter, tmp_path: Path) -> None:
+    """To the microsecond of each message, once nothing random and no time of day come to it from the host."""
+    program = daemon(*kernel("-S"))
+    program.qmp.command("dumpdtb", filename=str(tmp_path / "tree"))
+    program.terminate()
+    tree = fdt.unflatten((tmp_path / "tree").read_bytes())
+    chosen, soc = tree.find("/chosen"), tree.find("/soc")
+    assert chosen is not None
+    assert soc is not None
+    del chosen.properties["rng-seed"]
+    soc.children = [node for node in soc.children if not node.name.startswith("rtc@")]
+    (tmp_path / "tree").write_bytes(fdt.flatten(tree))
+    logs = []
+    for icount in ("3,sleep=off", "3,sleep=off", "3"):
+        program = daemon(*kernel("-dtb", str(tmp_path / "tree"), "-icount", icount), serial=True)
+        logs.append(program.serial.expect(PROMPT).splitlines())
+        program.terminate()
+    assert len(logs[0]) > 100
+    assert logs[0] == logs[1] == logs[2]
 
 
 def test_it_goes_on_from_a_saved_state(tmp_path: Path) -> None:
