@@ -58,7 +58,5 @@ def start(vm: VirtualMachine, options: IcountOptions) -> None:
         return
     from qemud.machine.icount import InstructionTime
 
-    vm.instruction_time = InstructionTime(
-        vm.clock, vm.vcpus[0], shift, sleep=options.sleep is not False
-    )
+    vm.instruction_time = InstructionTime(vm.clock, vm.vcpus[0], shift, sleep=options.sleep is not False)
     vm.executor.count_instructions(vm.instruction_time)

@@ -56,7 +56,7 @@ def test_help() -> None:
 
 def test_one_thread_runs_what_is_counted() -> None:
     line = parse(["-icount", "3", "-accel", "tcg,thread=multi"])
-    with pytest.raises(UsageError, match="^-accel tcg,thread=multi: No MTTCG when icount is enabled$"):
+    with pytest.raises(UsageError, match=r"^-accel tcg,thread=multi: No MTTCG when icount is enabled$"):
         choose_accelerator(line, None)
     assert choose_accelerator(parse(["-icount", "3", "-accel", "tcg,thread=single"]), None)
     assert choose_accelerator(parse(["-icount", "sleep=off", "-accel", "tcg,thread=multi"]), None)
