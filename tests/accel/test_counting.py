@@ -1,5 +1,6 @@
 """Counted instructions: the count is exact wherever somebody can look, and the limit stops the guest before the very instruction."""
 
+import random
 import threading
 
 import pytest
@@ -9,7 +10,7 @@ from qemud.accel.unicorn.riscv import RiscvVcpu
 from qemud.machine.memory import RamBlock
 from qemud.machine.vcpu import Exit
 from qemud.qapi.runtime.errors import GenericError
-from tests.accel import asm
+from tests.accel import asm, fuzz
 from tests.accel.asm import A0, A1, A2, A3, A5, MEPC, MTVEC, T0, T1, T2, ZERO
 from tests.accel.machines import DEVICE, RAM, Bare
 
@@ -169,6 +170,44 @@ def test_a_fresh_engine_goes_on_counting(counting):
     assert 16 in seen
     counting.space.remove("more")
     more.close()
+
+
+def three_hundred(seed, step):
+    """What a random guest has come to with its 300th instruction, when it is stopped every now and then on its way there."""
+    machine = Counting()
+    vcpu = machine.vcpu
+    try:
+        fuzz.prepare(machine, random.Random(f"x{seed}"))
+
+        def go_on():
+            if vcpu.instructions >= 300:
+                vcpu.leave()
+            vcpu.set_limit(min(300, vcpu.instructions + step()))
+
+        vcpu.on_attention, vcpu.on_failure = (
+            go_on,
+            lambda _error: None,
+        )  # defects of the device are part of it
+        vcpu.set_deadline(None)
+        vcpu.set_clock(0, None)
+        go_on()
+        while vcpu.instructions < 300 and not vcpu.halted:
+            assert vcpu.run() is not Exit.FAILED
+        return vcpu.instructions, vcpu.save(), bytes(machine.ram.view), machine.device.log
+    finally:
+        machine.close()
+
+
+# Those of the first hundred that neither wait nor trap for ever.
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, 7, 11, 14, 22, 28, 33, 42, 50, 61, 73, 88, 95])
+def test_where_it_is_stopped_changes_nothing(fast, seed):
+    """In whatever pieces its blocks are run: the same instructions, the same state."""
+    del fast  # the twin runs on behind a fault
+    straight = three_hundred(seed, lambda: 300)
+    assert straight[0] == 300
+    assert three_hundred(seed, lambda: 1) == straight
+    steps = random.Random(seed)
+    assert three_hundred(seed, lambda: steps.choice([1, 2, 3, 7, 20])) == straight
 
 
 def test_others_are_not_counted(bare):

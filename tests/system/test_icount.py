@@ -194,7 +194,7 @@ def test_linux_boots_the_same_way(daemon: Starter, tmp_path: Path) -> None:
 
 def test_it_goes_on_from_a_saved_state(tmp_path: Path) -> None:
     serial = tmp_path / "serial"
-    code = guest(BUSY, interval=5001, interrupts=400)
+    code = guest(BUSY, interval=5001, interrupts=1 << 20)  # it never comes to an end
     words = board(tmp_path / "guest", code, "-serial", f"file:{serial}", "-no-shutdown", "-S")
     with embedded(*words, "-icount", "3,sleep=off") as machine:
         counting = machine.vm.instruction_time
