@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -227,3 +228,30 @@ def test_it_goes_on_from_a_saved_state(tmp_path: Path) -> None:
         machine.load(saved)
         assert machine.vm.instruction_time is not None
         assert machine.vm.instruction_time.instructions == count
+
+
+def noted(program: Program, folder: Path, least: int) -> list[Note]:
+    """What the guest has noted by now, once it has noted that much."""
+    while True:
+        program.qmp.command("pmemsave", val=NOTES, size=1 << 20, filename=str(folder / "notes"))
+        found = [note for note in notes((folder / "notes").read_bytes()) if note[3]]
+        if len(found) >= least:
+            return found
+
+
+def test_a_run_goes_on_in_another_process(daemon: Starter, tmp_path: Path) -> None:
+    """By `savevm` and `-loadvm`: as if nothing had been."""
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(tmp_path / "disk"), "1M"], check=True)
+    disk = f"if=none,format=qcow2,file={tmp_path / 'disk'}"
+    code = guest(PLAIN, interval=50_001, interrupts=1 << 20)
+    words = board(tmp_path / "guest", code, "-icount", "3,sleep=off", "-drive", disk)
+    program = daemon(*words)
+    noted(program, tmp_path, 3)
+    program.qmp.command("stop")
+    program.qmp.command("human-monitor-command", {"command-line": "savevm here"})
+    most = len(noted(program, tmp_path, 3)) + 20
+    program.qmp.command("cont")
+    straight = noted(program, tmp_path, most)[:most]
+    program.terminate()
+    again = daemon(*words, "-loadvm", "here")
+    assert noted(again, tmp_path, most)[:most] == straight
