@@ -1,12 +1,14 @@
 """A libvirtd of one's own, which knows qemud as the emulator of riscv64 and nothing else.
 
-libvirtd as root keeps to fixed places under /etc, /run and /var; in a mount namespace of its own these are folders below `work`.
+libvirtd as root keeps to fixed places under /etc, /run and /var; in a mount namespace of its own these are folders below `work`.  It has a
+host's name and UUID of its own, too, so that guests can move from one to another.
 """
 
 from __future__ import annotations
 
 import os
 import pty
+import random
 import select
 import shutil
 import socket
@@ -14,6 +16,7 @@ import subprocess
 import tempfile
 import termios
 import time
+import uuid
 from pathlib import Path
 from typing import Self
 
@@ -49,9 +52,13 @@ class Libvirt:
             (self.work / name).mkdir()
         self.emulator = self.work / "bin" / "qemu-system-riscv64"
         self.emulator.symlink_to(QEMUD)
-        (self.work / "etc/qemu.conf").write_text(_QEMU_CONF)
+        # Ports for guests that arrive; other tests choose theirs at the same time.
+        first = random.randrange(49152, 65472, 64)
+        ports = f"migration_port_min = {first}\nmigration_port_max = {first + 63}\n"
+        (self.work / "etc/qemu.conf").write_text(_QEMU_CONF + ports)
         (self.work / "etc/libvirtd.conf").write_text(
             f'unix_sock_dir = "{self.work}/sock"\n'
+            f'host_uuid = "{uuid.uuid4()}"\n'
             'unix_sock_rw_perms = "0700"\nauth_unix_ro = "none"\nauth_unix_rw = "none"\n'
             f'log_outputs = "2:file:{self.work}/log/libvirtd.log"\n'
         )
@@ -68,10 +75,11 @@ class Libvirt:
             for name, place in _PLACES.items()
         )
         path = f"{self.work}/bin:/usr/sbin"
-        command = f"{mounts}PATH={path} exec libvirtd -f /etc/libvirt/libvirtd.conf -p {self.work}/pid"
+        name = f"hostname {self.work.name.replace('_', '-')} && "
+        command = f"{mounts}{name}PATH={path} exec libvirtd -f /etc/libvirt/libvirtd.conf -p {self.work}/pid"
         with (self.work / "output").open("ab") as output:
             self._daemon = subprocess.Popen(
-                ["unshare", "--mount", "--propagation", "private", "sh", "-c", command],
+                ["unshare", "--mount", "--uts", "--propagation", "private", "sh", "-c", command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -1,4 +1,4 @@
-"""libvirt saves a running domain into a file and brings it back, by migration; also when it shuts down itself, and into a snapshot."""
+"""libvirt saves a running domain into a file and brings it back, and moves it to another libvirtd: all of it by migration."""
 
 from __future__ import annotations
 
@@ -88,3 +88,21 @@ def test_managed_and_by_memory(domain: Libvirt) -> None:
     assert dump.stat().st_size > 1 << 20
     still_there(domain)
     domain.virsh("snapshot-delete", NAME, "whole", "--metadata")
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--p2p",), ("--suspend",)], ids=["direct", "peer to peer", "suspended"]
+)
+def test_to_another_host(domain: Libvirt, options: tuple[str, ...]) -> None:
+    """There, and back again; the disk's image is the same, and one of them has it."""
+    with Libvirt() as other:
+        ways = ((domain, other), (other, domain))
+        for here, there in ways:
+            here.virsh(
+                "migrate", "--live", "--unsafe", *options, NAME, there.uri, "--migrateuri", "tcp://127.0.0.1"
+            )
+            if "--suspend" in options:
+                assert there.virsh("domstate", NAME) == "paused"
+                there.virsh("resume", NAME)
+            still_there(there)
+            assert NAME not in here.virsh("list", "--name").split()
