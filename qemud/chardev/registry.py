@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from qemud.chardev.stream import Chardev
     from qemud.qom.object import Object
 
-DRAIN_TIMEOUT = 1.0
-"""Seconds for pending output to leave before a chardev is closed."""
+DRAIN_TIMEOUT, DRAIN_ROUNDS = 2.0, 5
+"""Before a chardev is closed its output may leave: for so many seconds, and again as often as some of it has left."""
 
 
 def _announce(line: str) -> None:
@@ -43,18 +43,23 @@ def _ignore(_: object) -> None:
 
 
 async def _drain(chardevs: list[Chardev]) -> None:
-    """Let pending output leave, for a short while."""
+    """Let pending output leave, as long as some of it does."""
     for chardev in chardevs:
         chardev.gather()
-    drains = [asyncio.ensure_future(chardev.drain()) for chardev in chardevs]
-    if not drains:
-        return
-    # Not asyncio.timeout, which needs a task: a QMP handler has none before it first waits.
-    done, late = await asyncio.wait(drains, timeout=DRAIN_TIMEOUT)
+    late = {asyncio.ensure_future(chardev.drain()) for chardev in chardevs}
+    left = sum(chardev.backlog for chardev in chardevs)
+    for _ in range(DRAIN_ROUNDS):
+        if not late:
+            return
+        # Not asyncio.timeout, which needs a task: a QMP handler has none before it first waits.
+        done, late = await asyncio.wait(late, timeout=DRAIN_TIMEOUT)
+        for drain in done:
+            drain.result()
+        before, left = left, sum(chardev.backlog for chardev in chardevs)
+        if left == before:
+            break
     for drain in late:
         drain.cancel()
-    for drain in done:
-        drain.result()
 
 
 class Chardevs:

@@ -68,6 +68,24 @@ def test_signals_end_the_process_cleanly(daemon: Starter, number: signal.Signals
     assert f"terminating on signal {number.value} from pid {os.getpid()} (" in program.stderr
 
 
+def test_who_reads_late_gets_all_answers(daemon: Starter):
+    """What was answered before the end waits behind a long answer that its client has not read yet."""
+    here, there = socket.socketpair()
+    with here, there:
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        monitor = ("-chardev", f"socket,id=c,fd={there.fileno()}", "-mon", "chardev=c,mode=control")
+        program = daemon(*NONE, *monitor, pass_fds=[there.fileno()])
+        there.close()
+        for name in ("qmp_capabilities", "query-qmp-schema", "quit"):
+            here.sendall(json.dumps({"execute": name}).encode())
+        program.qmp.event("SHUTDOWN")
+        here.settimeout(LIMIT)
+        with here.makefile() as lines:
+            messages = [next(iter(json.loads(line))) for line in lines]
+    assert messages == ["QMP", "return", "return", "timestamp", "return"]
+    assert program.wait() == 0
+
+
 def test_an_interrupt_before_all_that_shows_no_traceback(tmp_path: Path):
     fifo = tmp_path / "events"
     os.mkfifo(fifo)

@@ -142,7 +142,7 @@ class Monitor:
         for task in self._tasks:
             task.cancel()
         if self.session.mode is not Mode.CLOSED:
-            self._flush()
+            self._flush(last=True)
             self.session.closed()
         self.session.passed.drop()
         self._port.detach()
@@ -260,12 +260,12 @@ class Monitor:
 
     # --- output
 
-    def _flush(self) -> int:
-        """Send the output, if the chardev takes it; how many bytes that was."""
+    def _flush(self, *, last: bool = False) -> int:
+        """Send the output, if the chardev takes it, or nothing comes after it; how many bytes that was."""
         self._flush_soon = False
         session = self.session
         size = session.backlog
-        if size and self._port.pending <= LOW_WATER:
+        if size and (last or self._port.pending <= LOW_WATER):
             output = session.take_output()
             self._port.write(output[0] if len(output) == 1 else b"".join(output))
             return size
