@@ -113,6 +113,7 @@ class Outgoing:
             self._set(MigrationStatus.FAILED)
             raise
         self._task = asyncio.get_running_loop().create_task(self._run(prepared))
+        await asyncio.sleep(0)  # it has begun when it can be cancelled: else its end would not be seen to
 
     def cancel(self) -> None:
         """End it, unless it has ended, or is said to be complete at this moment."""
@@ -235,6 +236,8 @@ class Outgoing:
             if refused is not None:
                 refused.cancel()
                 await asyncio.wait((refused,))
+                if not refused.cancelled():
+                    refused.exception()  # which has been told, or does not matter any more
 
     def _look(self) -> None:
         """Memory is looked at once more."""
