@@ -101,6 +101,11 @@ class Libvirt:
             self._daemon.wait(LIMIT)
             self._daemon = None
 
+    def inside(self, *words: str) -> None:
+        """Run a program that sees the files that the daemon sees."""
+        assert self._daemon is not None
+        subprocess.run(["nsenter", "--mount", "--target", str(self._daemon.pid), *words], check=True)
+
     @property
     def uri(self) -> str:
         return f"qemu+unix:///system?socket={self.work}/sock/libvirt-sock"

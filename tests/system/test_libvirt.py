@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from qemud.demo.debian import Guest
+
 pytestmark = [
     pytest.mark.system,
     pytest.mark.needs("virsh", "libvirtd", "unshare"),
@@ -31,9 +33,15 @@ pytestmark = [
 ]
 
 
-def describe(libvirt: Libvirt, name: str, devices: str = "<serial type='pty'/>", more: str = "") -> Path:
+def describe(
+    libvirt: Libvirt,
+    name: str,
+    devices: str = "<serial type='pty'/>",
+    more: str = "",
+    guest: Guest | None = None,
+) -> Path:
     """The XML of a domain, in a file."""
-    guest = linux()
+    guest = guest or linux()
     path = libvirt.work / f"{name}.xml"
     path.write_text(f"""
         <domain type='qemu'>
@@ -63,9 +71,11 @@ def libvirt() -> Iterator[Libvirt]:
 
 
 @contextmanager
-def started(libvirt: Libvirt, name: str, **how: str) -> Iterator[None]:
+def started(
+    libvirt: Libvirt, name: str, devices: str = "<serial type='pty'/>", more: str = ""
+) -> Iterator[None]:
     """A domain that is gone when it is destroyed, as it is behind the test."""
-    libvirt.virsh("create", str(describe(libvirt, name, **how)))
+    libvirt.virsh("create", str(describe(libvirt, name, devices, more)))
     try:
         yield
     finally:
