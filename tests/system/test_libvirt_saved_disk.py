@@ -1,4 +1,4 @@
-"""libvirt saves a running domain with a disk into a file and restores it, and dumps its memory; the guest goes on where it was."""
+"""libvirt saves a running domain that works on its disk, restores it, and dumps its memory; the guest goes on where it was."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="a libvirtd of one's own needs root"),
 ]
 
-NAME = "saved"
+NAME = "disk"
 COUNTER = (
     "echo 0 > /count; while :; do echo $(($(cat /count) + 1)) > /next; mv /next /count; sleep 0.1; done &"
 )
