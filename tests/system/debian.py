@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 PATIENCE = 600.0
 """Seconds for a boot with systemd, on a machine that has other things to do."""
 
+_LIMITS = "systemd.default_timeout_start_sec=600 systemd.default_device_timeout_sec=600"
+"""The guest itself is as patient."""
+
 ROOT_DISK = ("-device", "virtio-blk-device,drive=root")
 
 
@@ -28,7 +31,7 @@ def drive(image: Path, driver: str = "raw", name: str = "root") -> tuple[str, ..
 def boot(*options: str, memory: int = 512, append: str = "console=ttyS0 TERM=dumb quiet") -> tuple[str, ...]:
     """The machine with the kernel that mounts its root from a disk; `options` have the disk."""
     guest = debian()
-    return _board(guest.kernel, guest.initrd, append, memory, options)
+    return _board(guest.kernel, guest.initrd, f"{append} {_LIMITS}", memory, options)
 
 
 def small(*options: str, memory: int = 256) -> tuple[str, ...]:
