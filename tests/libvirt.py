@@ -66,7 +66,11 @@ class Libvirt:
         self._manager.bind(str(self.work / "notify"))
         self._manager.settimeout(LIMIT)
         self._daemon: subprocess.Popen[bytes] | None = None
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self._manager.close()
+            raise
 
     def start(self) -> None:
         """Start the daemon and wait until it says that it is ready."""
@@ -75,7 +79,7 @@ class Libvirt:
             for name, place in _PLACES.items()
         )
         path = f"{self.work}/bin:/usr/sbin"
-        name = f"hostname {self.work.name.replace('_', '-')} && "
+        name = f"hostname {''.join(filter(str.isalnum, self.work.name))} && "
         command = f"{mounts}{name}PATH={path} exec libvirtd -f /etc/libvirt/libvirtd.conf -p {self.work}/pid"
         with (self.work / "output").open("ab") as output:
             self._daemon = subprocess.Popen(

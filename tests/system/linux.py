@@ -42,4 +42,5 @@ def ping(program: Program, address: str, times: int = 3) -> None:
     Each packet has a process of its own: one that has heard an answer waits for the next for a second only.
     """
     for _ in range(times):
-        assert "1 packets received" in "".join(run(program, f"ping -c 1 -W 60 {address}"))
+        said = "\n".join(run(program, f"ping -c 1 -W 60 {address}"))
+        assert "1 packets received" in said, said
