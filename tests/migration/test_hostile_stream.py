@@ -22,6 +22,7 @@ from qemud.migration.passes import Tracker
 from qemud.migration.stream import HEADER_SIZE
 from qemud.migration.transport import Gate
 from qemud.qapi.runtime.errors import GenericError
+from tests.migration.test_look import altered
 from tests.system.embed import Machine, embedded
 
 if TYPE_CHECKING:
@@ -184,16 +185,7 @@ def test_any_sections(machine: Machine, parts: Parts, data: st.DataObject) -> No
 @given(data=st.data())
 def test_any_state(machine: Machine, parts: Parts, data: st.DataObject) -> None:
     """Bytes of it are cut out, doubled or changed, and the checksum is right."""
-    text = bytearray(json.dumps(parts.value).encode())
-    for _ in range(data.draw(st.integers(1, 4))):
-        at = data.draw(st.integers(0, len(text) - 1))
-        end = min(len(text), at + data.draw(st.integers(0, 40)))
-        text[at:end] = data.draw(
-            st.one_of(
-                st.just(b""), st.just(bytes(text[at:end] * 2)), st.binary(max_size=8), st.just(b"9" * 30)
-            )
-        )
-    raw = bytes(text)
+    raw = altered(data, json.dumps(parts.value).encode())
     sections = [Section.of_state(raw).pack(), raw, Section(live.END).pack()]
     arrive(machine, b"".join([begin(parts.offer, wants_answer=False), *sections]))
 

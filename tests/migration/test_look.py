@@ -95,11 +95,9 @@ LAWS = settings(
 )
 
 
-@LAWS
-@given(data=st.data())
-def test_any_description(machine: Machine, saved: Saved, data: st.DataObject) -> None:
-    """Bytes of it are cut out, doubled or changed, by somebody who can compute checksums."""
-    text = bytearray(json.dumps(saved.value).encode())
+def altered(data: st.DataObject, given: bytes) -> bytes:
+    """The same with bytes cut out, doubled or changed."""
+    text = bytearray(given)
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(text) - 1))
         end = min(len(text), at + data.draw(st.integers(0, 40)))
@@ -108,10 +106,18 @@ def test_any_description(machine: Machine, saved: Saved, data: st.DataObject) ->
                 st.just(b""), st.just(bytes(text[at:end] * 2)), st.binary(max_size=8), st.just(b"9" * 30)
             )
         )
+    return bytes(text)
+
+
+@LAWS
+@given(data=st.data())
+def test_any_description(machine: Machine, saved: Saved, data: st.DataObject) -> None:
+    """Bytes of it are cut out, doubled or changed, by somebody who can compute checksums."""
+    text = altered(data, json.dumps(saved.value).encode())
     kept = saved.stream(machine, saved.value)
     header = Header.parse(kept.data[:HEADER_SIZE], kept.size)
     runs = kept.data[HEADER_SIZE + header.description : HEADER_SIZE + header.body_size]
-    body = bytes(text) + runs
+    body = text + runs
     start = -(-(HEADER_SIZE + len(body)) // 4096) * 4096
     total = start + header.total - header.data
     changed = header._replace(description=len(text), data=start, total=total, checksum=zlib.crc32(body))

@@ -55,6 +55,27 @@ def mapped(path: Path) -> Any:
     return json.loads(qemu_img("map", "--output=json", path))
 
 
+def do_both(ours: Path, theirs: Path, steps: list[tuple[str, int, int, int]]) -> None:
+    """Do the same to two images, here and by qemu-io: what, where, how much, and of which byte.  They are equal after that."""
+    words = {"zero": "write -z", "unmap": "write -z -u", "discard": "discard"}
+    qemu_io(theirs, *(f"{words.get(what, f'write -P {n}')} {at} {length}" for what, at, length, n in steps))
+
+    async def test(graph: Graph, events: list[Any]) -> None:
+        node = await open_qcow2(graph, ours)
+        for what, offset, length, number in steps:
+            if what == "write":
+                await write(node, offset, bytes([number]) * length)
+            elif what == "discard":
+                await node.discard(offset, length)
+            else:
+                await node.write_zeroes(offset, length, unmap=what == "unmap")
+        await graph.release(node)
+
+    with_graph(test)
+    check_image(ours)
+    qemu_img("compare", "-f", "qcow2", "-F", "qcow2", ours, theirs)
+
+
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_requests_are_what_qemu_img_reads(tmp_path: Path, kind: dict[str, object], seed: int) -> None:
@@ -92,23 +113,7 @@ def test_tables_are_those_that_qemu_makes(tmp_path: Path, seed: int, raw: bool) 
         unit = 512 if kind == "write" else cluster
         offset = rng.randrange(size // unit) * unit
         steps.append((kind, offset, min(rng.randrange(1, 5) * unit, size - offset), number + 1))
-    words = {"zero": "write -z", "unmap": "write -z -u", "discard": "discard"}
-    qemu_io(theirs, *(f"{words.get(kind, f'write -P {n}')} {at} {length}" for kind, at, length, n in steps))
-
-    async def test(graph: Graph, events: list[Any]) -> None:
-        node = await open_qcow2(graph, ours)
-        for kind, offset, length, number in steps:
-            if kind == "write":
-                await write(node, offset, bytes([number]) * length)
-            elif kind == "discard":
-                await node.discard(offset, length)
-            else:
-                await node.write_zeroes(offset, length, unmap=kind == "unmap")
-        await graph.release(node)
-
-    with_graph(test)
-    check_image(ours)
-    qemu_img("compare", "-f", "qcow2", "-F", "qcow2", ours, theirs)
+    do_both(ours, theirs, steps)
     assert mapped(ours) == mapped(theirs)
     if raw:
         assert our_data.read_bytes() == their_data.read_bytes() == content(ours, size)

@@ -199,31 +199,41 @@ def test_compressed_clusters(tmp_path: Path, method: str) -> None:
     assert content(path, len(data)) == model.data
 
 
-def test_requests_at_the_same_time(tmp_path: Path) -> None:
-    path = make_image(tmp_path / "disk.qcow2", SIZE, cluster_size=4096)
+@pytest.mark.parametrize(
+    ("options", "size", "piece", "count"),
+    [
+        ({"cluster_size": 4096}, SIZE, 1024, 2000),
+        ({"extended_l2": "on", "cluster_size": 16384}, 48 * 16384, 256, 2400),
+    ],
+    ids=["clusters", "parts of clusters"],
+)
+def test_requests_at_the_same_time(
+    tmp_path: Path, options: dict[str, object], size: int, piece: int, count: int
+) -> None:
+    path = make_image(tmp_path / "disk.qcow2", size, **options)
     rng = random.Random(3)
-    blocks = list(range(0, SIZE, 1024))
+    blocks = list(range(0, size, piece))
     rng.shuffle(blocks)
-    expected = bytearray(SIZE)
+    expected = bytearray(size)
 
     async def test(graph: Graph, events: list[Any]) -> None:
         node = await open_qcow2(graph, path)
 
         async def one(offset: int) -> None:
-            data = rng.randbytes(1024)
-            expected[offset : offset + 1024] = data
+            data = rng.randbytes(piece)
+            expected[offset : offset + piece] = data
             await write(node, offset, data)
             if rng.random() < 0.1:
                 await node.flush()
-            assert await read(node, offset, 1024) == data
+            assert await read(node, offset, piece) == data
 
-        for start in range(0, 2000, 64):
+        for start in range(0, count, 64):
             await asyncio.gather(*(one(offset) for offset in blocks[start : start + 64]))
         await graph.release(node)
 
     with_graph(test)
     check_image(path)
-    assert content(path, SIZE) == expected
+    assert content(path, size) == expected
 
 
 def test_qemu_io_and_we_take_turns(tmp_path: Path) -> None:

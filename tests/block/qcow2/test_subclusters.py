@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qemud.block.graph import Graph
-from tests.block.qcow2.test_data_file import image_with_data, mapped, qemu_io
+from tests.block.qcow2.test_data_file import do_both, image_with_data, mapped, qemu_io
 from tests.block.qcow2.test_images import Model
 from tests.block.qcow2.test_power_cut import Load
 from tests.block.qcow2.tools import MemoryNode, check_image, content, make_image, open_qcow2, qemu_img
@@ -62,23 +62,7 @@ def test_tables_are_those_that_qemu_makes(tmp_path: Path, kind: str, seed: int) 
         offset = rng.randrange(SIZE // unit) * unit
         length = rng.choice((1, 3, 17, 60, 100)) * (1 if what == "discard" else 512)
         steps.append((what, offset, min(-(-length // unit) * unit, SIZE - offset), number + 1))
-    words = {"zero": "write -z", "unmap": "write -z -u", "discard": "discard"}
-    qemu_io(theirs, *(f"{words.get(what, f'write -P {n}')} {at} {length}" for what, at, length, n in steps))
-
-    async def test(graph: Graph, events: list[Any]) -> None:
-        node = await open_qcow2(graph, ours)
-        for what, offset, length, number in steps:
-            if what == "write":
-                await write(node, offset, bytes([number]) * length)
-            elif what == "discard":
-                await node.discard(offset, length)
-            else:
-                await node.write_zeroes(offset, length, unmap=what == "unmap")
-        await graph.release(node)
-
-    with_graph(test)
-    check_image(ours)
-    qemu_img("compare", "-f", "qcow2", "-F", "qcow2", ours, theirs)
+    do_both(ours, theirs, steps)
     found = [mapped(path) for path in images]
     for each in found:
         for entry in each if kind in {"overlay", "compressed"} else ():
@@ -183,33 +167,6 @@ def test_resizing(tmp_path: Path, mode: str) -> None:
     with_graph(test)
     check_image(path)
     assert content(path, len(model.data)) == model.data
-
-
-def test_requests_at_the_same_time(tmp_path: Path) -> None:
-    path = make_image(tmp_path / "disk.qcow2", SIZE, **EXTENDED)
-    rng = random.Random(3)
-    blocks = list(range(0, SIZE, 256))
-    rng.shuffle(blocks)
-    expected = bytearray(SIZE)
-
-    async def test(graph: Graph, events: list[Any]) -> None:
-        node = await open_qcow2(graph, path)
-
-        async def one(offset: int) -> None:
-            data = rng.randbytes(256)
-            expected[offset : offset + 256] = data
-            await write(node, offset, data)
-            if rng.random() < 0.1:
-                await node.flush()
-            assert await read(node, offset, 256) == data
-
-        for start in range(0, 2400, 64):
-            await asyncio.gather(*(one(offset) for offset in blocks[start : start + 64]))
-        await graph.release(node)
-
-    with_graph(test)
-    check_image(path)
-    assert content(path, SIZE) == expected
 
 
 @pytest.mark.parametrize("fails", [False, True])
